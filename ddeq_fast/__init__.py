@@ -1,0 +1,13 @@
+"""Distributional deep equilibrium models on fused MMD kernels."""
+
+from ddeq_fast.mmd import squared_mmd, wasserstein_gradient, witness
+from ddeq_fast.potential import field, potential, potential_and_field
+from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "potential", "field", "potential_and_field",
+    "squared_mmd", "witness", "wasserstein_gradient",
+    "RadialKernel", "Riesz", "Gaussian", "Laplacian", "InverseMultiquadric", "Mixture",
+]

@@ -1,0 +1,71 @@
+"""Backends of the op: how the sums over charges are carried out. A backend is added by `register`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ddeq_fast.radial import RadialKernel
+
+
+class Backend(Protocol):
+    """Two sums, on batched clouds x (B, m, d), y (B, n, d) and charges v (B, n); writing d_ij = x_i - y_j.
+
+    Implementations need no autograd: the op supplies the derivatives.
+    """
+
+    def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
+        """Why these inputs cannot run here, or None if they can. Must not import anything heavy twice."""
+
+    def evaluate(
+        self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """u_i = sum_j v_j k(d_ij), shape (B, m), and f_i = sum_j v_j phi d_ij, shape (B, m, d); None if unwanted."""
+
+    def tangent(
+        self, x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel
+    ) -> tuple[Tensor, Tensor]:
+        """Derivatives of (u, f) as x moves along s (B, m, d) and y along t (B, n, d)."""
+
+
+_BACKENDS: dict[str, Backend] = {}
+_PREFERENCE: list[str] = []
+
+
+def register(name: str, backend: Backend, *, prefer: bool = False) -> None:
+    """Make `backend` known as `name`; if `prefer`, "auto" tries it before those registered so far."""
+    if name == "auto" or name in _BACKENDS:
+        raise ValueError(f"backend name {name!r} is taken")
+    _BACKENDS[name] = backend
+    _PREFERENCE.insert(0 if prefer else len(_PREFERENCE), name)
+
+
+def names() -> list[str]:
+    """Registered backends, in the order in which "auto" tries them."""
+    return list(_PREFERENCE)
+
+
+def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
+    """The name of the backend to use for these inputs.
+
+    Raises ValueError if `name` is unknown or cannot run them (with its reason).
+    """
+    if name == "auto":
+        return next(n for n in _PREFERENCE if _BACKENDS[n].unsupported(x, y, kernel) is None)
+    reason = get(name).unsupported(x, y, kernel)
+    if reason is not None:
+        raise ValueError(f"backend {name!r} cannot run this: {reason}")
+    return name
+
+
+def get(name: str) -> Backend:
+    """The backend registered as `name`; raises ValueError if there is none."""
+    if name not in _BACKENDS:
+        raise ValueError(f"backend must be one of auto, {', '.join(_PREFERENCE)}; got {name!r}")
+    return _BACKENDS[name]
+
+
+from ddeq_fast.backends import dense  # noqa: E402
+
+register("dense", dense)

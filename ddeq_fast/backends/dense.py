@@ -1,0 +1,72 @@
+"""Dense backend: pairwise matrices in plain PyTorch, a block of targets at a time. Any device, d and float."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.radial import RadialKernel
+
+# Entries a block of pairwise values may hold: bounds memory (64 MiB in float32) at no cost in speed.
+BLOCK_ENTRIES = 1 << 24
+# Up to this many entries, differences x_i - y_j are formed outright: exact however close the points are.
+DIFFERENCE_ENTRIES = 1 << 22
+
+
+def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
+    """Everything runs here."""
+    return None
+
+
+def _blocks(x: Tensor, y: Tensor):
+    """Slices of the targets such that a block times all sources stays within BLOCK_ENTRIES."""
+    rows = max(1, BLOCK_ENTRIES // (x.shape[0] * y.shape[1]))
+    return [slice(i, i + rows) for i in range(0, x.shape[1], rows)]
+
+
+def _joined(parts):
+    """Concatenate blocks along the targets; None where a quantity was not wanted."""
+    return tuple(None if p[0] is None else (p[0] if len(p) == 1 else torch.cat(p, 1)) for p in zip(*parts, strict=True))
+
+
+def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
+    """See `Backend.evaluate`."""
+    return _joined([_evaluate(x[:, rows], y, v, kernel, potential, field) for rows in _blocks(x, y)])
+
+
+def _evaluate(x, y, v, kernel, potential, field):
+    if x.shape[0] * x.shape[1] * y.shape[1] * x.shape[2] <= DIFFERENCE_ENTRIES:
+        d = x[:, :, None] - y[:, None]
+        q = torch.linalg.vecdot(d, d)
+    else:
+        d = None
+        q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    u = torch.matmul(kernel.k(q), v[..., None]).squeeze(-1) if potential else None
+    f = None
+    if field:
+        w = kernel.phi(q) * v[:, None]
+        f = (w[..., None, :] @ d).squeeze(-2) if d is not None else w.sum(-1, keepdim=True) * x - w @ y
+    return u, f
+
+
+def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
+    """See `Backend.tangent`."""
+    return _joined([_tangent(x[:, rows], y, v, s[:, rows], t, kernel) for rows in _blocks(x, y)])
+
+
+def _tangent(x, y, v, s, t, kernel):
+    q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    # <d, s_i - t_j> from four products: no (m, n, d) array.
+    along = (
+        torch.linalg.vecdot(x, s)[:, :, None]
+        - s @ y.mT
+        - x @ t.mT
+        + torch.linalg.vecdot(y, t)[:, None]
+    )
+    phi = kernel.phi(q) * v[:, None]
+    bend = 2 * kernel.dphi(q) * v[:, None] * along
+    du = torch.sum(phi * along, -1)
+    df = (
+        phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
+    )
+    return du, df
