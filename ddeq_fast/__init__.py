@@ -7,7 +7,16 @@ from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, 
 __version__ = "0.1.0"
 
 __all__ = [
-    "potential", "field", "potential_and_field",
-    "squared_mmd", "witness", "wasserstein_gradient",
-    "RadialKernel", "Riesz", "Gaussian", "Laplacian", "InverseMultiquadric", "Mixture",
+    "potential",
+    "field",
+    "potential_and_field",
+    "squared_mmd",
+    "witness",
+    "wasserstein_gradient",
+    "RadialKernel",
+    "Riesz",
+    "Gaussian",
+    "Laplacian",
+    "InverseMultiquadric",
+    "Mixture",
 ]

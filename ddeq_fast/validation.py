@@ -74,9 +74,7 @@ def check_cloud(name: str, cloud, *, like: tuple[str, Tensor] | None = None) -> 
                 f"{name} has batch shape {tuple(cloud.shape[:-2])} but {other_name} has {tuple(other.shape[:-2])}"
             )
         if cloud.shape[-1] != other.shape[-1]:
-            raise ValueError(
-                f"{name} has points in dimension {cloud.shape[-1]} but {other_name} in {other.shape[-1]}"
-            )
+            raise ValueError(f"{name} has points in dimension {cloud.shape[-1]} but {other_name} in {other.shape[-1]}")
     check_finite(name, cloud)
     return cloud
 

@@ -57,16 +57,9 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
 def _tangent(x, y, v, s, t, kernel):
     q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     # <d, s_i - t_j> from four products: no (m, n, d) array.
-    along = (
-        torch.linalg.vecdot(x, s)[:, :, None]
-        - s @ y.mT
-        - x @ t.mT
-        + torch.linalg.vecdot(y, t)[:, None]
-    )
+    along = torch.linalg.vecdot(x, s)[:, :, None] - s @ y.mT - x @ t.mT + torch.linalg.vecdot(y, t)[:, None]
     phi = kernel.phi(q) * v[:, None]
     bend = 2 * kernel.dphi(q) * v[:, None] * along
     du = torch.sum(phi * along, -1)
-    df = (
-        phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
-    )
+    df = phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
     return du, df
