@@ -1,0 +1,1 @@
+"""Bridges to other code: checkpoints of the original DDEQ implementation."""

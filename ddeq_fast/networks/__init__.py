@@ -1,0 +1,5 @@
+"""Networks: the transport map of a DDEQ and its layers."""
+
+from ddeq_fast.networks.transport import Context, TransportMap
+
+__all__ = ["Context", "TransportMap"]

@@ -1,0 +1,95 @@
+"""Attention encoders: post-norm layers in which keys and values may be computed ahead of the queries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddeq_fast.networks.layers import FeedForward
+
+
+class Memory(NamedTuple):
+    """What queries attend to: keys and values (B, heads, m, dim / heads)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class AttentionLayer(nn.Module):
+    """ffn(norm(q + attention(q, memory))): (B, n, dim) -> (B, n, dim)."""
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads must divide the width {dim}, got {heads}")
+        self.heads = heads
+        self.project_in = nn.Linear(dim, 3 * dim)  # queries, keys, values
+        self.project_out = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, dim_hidden, dropout)
+        nn.init.xavier_uniform_(self.project_in.weight)
+        nn.init.zeros_(self.project_in.bias)
+        nn.init.zeros_(self.project_out.bias)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, n, parts * dim) -> `parts` tensors (B, heads, n, dim / heads)."""
+        batch, n, width = x.shape
+        x = x.view(batch, n, parts, self.heads, width // (parts * self.heads))
+        return x.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def memory(self, x: Tensor) -> Memory:
+        """Keys and values of a cloud (B, m, dim)."""
+        dim = x.shape[-1]
+        return Memory(*self._split(F.linear(x, self.project_in.weight[dim:], self.project_in.bias[dim:]), 2))
+
+    def forward(self, q: Tensor, memory: Memory | None, bias: Tensor | None, drop: Tensor | None = None) -> Tensor:
+        """Attend from q to `memory`, or to q itself if None; `bias` (B, 1, 1, m) is added to the logits."""
+        if memory is None:
+            queries, keys, values = self._split(self.project_in(q), 3)
+        else:
+            dim = q.shape[-1]
+            (queries,) = self._split(F.linear(q, self.project_in.weight[:dim], self.project_in.bias[:dim]), 1)
+            keys, values = memory
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
+        return self.ffn(self.norm(q + attended), drop)
+
+
+class AttentionEncoder(nn.ModuleList):
+    """A stack of attention layers: self-attention without memories, cross-attention with one a layer."""
+
+    def __init__(self, layers: int, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
+        super().__init__(AttentionLayer(dim, heads, dim_hidden, dropout) for _ in range(layers))
+
+    def memories(self, x: Tensor) -> list[Memory]:
+        """Keys and values of x (B, m, dim) for every layer."""
+        return [layer.memory(x) for layer in self]
+
+    def draw(self, like: Tensor) -> list[Tensor | None]:
+        """Dropout masks for every layer, see `FeedForward.draw`."""
+        return [layer.ffn.draw(like) for layer in self]
+
+    def forward(self, q: Tensor, memories=None, bias: Tensor | None = None, drops=None) -> Tensor:
+        for i, layer in enumerate(self):
+            q = layer(q, memories[i] if memories else None, bias, drops[i] if drops else None)
+        return q
+
+
+def attention_bias(weights: Tensor) -> Tensor | None:
+    """log w, (B, 1, 1, m): a point of weight w counts as w points, one of weight zero not at all.
+
+    None where all weights are one, which is the faster path of the attention kernels.
+    """
+    if torch.compiler.is_compiling() or bool((weights != 1).any()):
+        return log_weights(weights)
+    return None
+
+
+def log_weights(weights: Tensor) -> Tensor:
+    """log w as an attention bias (B, 1, 1, m), -inf for padding, without a gradient there."""
+    present = weights > 0
+    logs = torch.where(present, weights, 1).log()
+    return logs.masked_fill(~present, -torch.inf)[:, None, None]

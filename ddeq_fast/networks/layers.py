@@ -1,0 +1,49 @@
+"""Building blocks that act on every point alone: multilayer perceptron, residual feed-forward, shared dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PointwiseMLP(nn.Module):
+    """linear2(relu(linear1(x))) on each point: (..., dim_in) -> (..., dim_out)."""
+
+    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int):
+        super().__init__()
+        self.linear1 = nn.Linear(dim_in, dim_hidden)
+        self.linear2 = nn.Linear(dim_hidden, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+class FeedForward(nn.Module):
+    """Post-norm residual perceptron, norm(x + linear2(drop(relu(linear1(x))))): (B, n, dim) -> (B, n, dim).
+
+    Dropout is one mask a cloud, the same for all its points, and is passed in: drawn anew in every
+    evaluation it would make the equilibrium that of no function at all, and drawn point by point it would break
+    equivariance.
+    """
+
+    def __init__(self, dim: int, dim_hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, dim_hidden)
+        self.linear2 = nn.Linear(dim_hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = dropout
+
+    def draw(self, like: Tensor) -> Tensor | None:
+        """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped."""
+        if not (self.training and self.dropout > 0):
+            return None
+        keep = 1 - self.dropout
+        shape = (like.shape[0], 1, self.linear1.out_features)
+        return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(keep) / keep
+
+    def forward(self, x: Tensor, drop: Tensor | None = None) -> Tensor:
+        hidden = F.relu(self.linear1(x))
+        if drop is not None:
+            hidden = hidden * drop
+        return self.norm(x + self.linear2(hidden))

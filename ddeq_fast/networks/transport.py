@@ -1,0 +1,128 @@
+"""The transport map F(Z, X): equivariant in the latent cloud Z, invariant in the input cloud X.
+
+Split in two: `encode(X)` computes all that depends on X alone, once; `forward(Z, context)` is what a solver
+evaluates again and again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ddeq_fast.networks.attention import AttentionEncoder, Memory, attention_bias, log_weights
+from ddeq_fast.networks.bilinear import Bilinear
+from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
+from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
+
+
+class Context(NamedTuple):
+    """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first."""
+
+    matrix: Tensor
+    memories: tuple[Memory, ...]
+    bias: Tensor | None
+    drops: dict[str, list[Tensor | None]]
+
+
+class TransportMap(nn.Module):
+    """The EI network of a DDEQ: bilinear mixing, then self-attention in Z and cross-attention to X.
+
+    Both clouds are lifted to a narrow width, mixed by the bilinear layer, widened to `dim_z`, and mixed again
+    by attention (Geuter et al. 2025, section 4; all normalisations are post-norm). The defaults are the paper's.
+
+    Args:
+        dim_z, dim_x: dimension of the latent and of the input points.
+        heads: attention heads; must divide dim_z.
+        dim_lift: hidden and output width of the first equivariant layers, hidden width of the second.
+        dim_hidden: hidden width of the encoders' feed-forward blocks.
+        dim_final: hidden width of the last feed-forward block.
+        self_layers, cross_layers, x_layers: attention layers within Z, from Z to X, within X.
+        dropout: probability of dropping a hidden unit, for all points of a cloud and all evaluations of a solve.
+        attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
+            (and sums over them) as if they were real points at the origin.
+    """
+
+    def __init__(
+        self,
+        dim_z: int = 128,
+        dim_x: int = 2,
+        *,
+        heads: int = 32,
+        dim_lift: tuple[int, int, int] = (16, 16, 128),
+        dim_hidden: int = 512,
+        dim_final: int = 512,
+        self_layers: int = 1,
+        cross_layers: int = 1,
+        x_layers: int = 1,
+        dropout: float = 0.0,
+        attend_to_padding: bool = False,
+    ):
+        super().__init__()
+        self.dim_z, self.dim_x = check_integer("dim_z", dim_z), check_integer("dim_x", dim_x)
+        check_integer("heads", heads)
+        check_number("dropout", dropout, high=1.0, closed=True)
+        narrow, middle, widen = (check_integer("dim_lift", width) for width in dim_lift)
+        self.attend_to_padding = attend_to_padding
+
+        self.lift_z = PointwiseMLP(dim_z, narrow, middle)
+        self.lift_x = PointwiseMLP(dim_x, narrow, middle)
+        self.norm_lift_z, self.norm_lift_x = nn.LayerNorm(middle), nn.LayerNorm(middle)
+        self.bilinear = Bilinear(middle, middle, middle)
+        self.norm_bilinear = nn.LayerNorm(middle)
+        self.widen_z = PointwiseMLP(middle, widen, dim_z)
+        self.widen_x = PointwiseMLP(middle, widen, dim_z)
+        self.norm_widen_z, self.norm_widen_x = nn.LayerNorm(dim_z), nn.LayerNorm(dim_z)
+        self.norm_start = nn.LayerNorm(dim_z)
+
+        def encoder(layers):
+            return AttentionEncoder(layers, dim_z, heads, dim_hidden, dropout)
+
+        self.x_encoder, self.self_encoder, self.cross_encoder = map(encoder, (x_layers, self_layers, cross_layers))
+        self.final = FeedForward(dim_z, dim_final, dropout)
+
+    def encode(self, x: Tensor, weights: Tensor | None = None) -> Context:
+        """Everything F needs of X.
+
+        Args:
+            x: input clouds (B, m, dim_x).
+            weights: (B, m), nonnegative, one for a plain point, zero for padding; ones if None.
+
+        Raises:
+            TypeError, ValueError: wrong shape, dtype or dimension, NaN, an empty or fully padded cloud.
+        """
+        if isinstance(x, Tensor) and x.dim() != 3:
+            raise ValueError(f"x must have shape (B, m, {self.dim_x}), got {tuple(x.shape)}")
+        check_cloud("x", x)
+        if x.shape[-1] != self.dim_x:
+            raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
+        weights = check_weights("x", weights, None, x)
+        if self.attend_to_padding:
+            weights = torch.ones_like(weights)
+        bias = attention_bias(weights)
+
+        lifted = self.norm_lift_x(self.lift_x(x))
+        wide = self.norm_widen_x(self.widen_x(lifted))
+        encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x))
+        drops = {
+            "self": self.self_encoder.draw(x),
+            "cross": self.cross_encoder.draw(x),
+            "final": [self.final.draw(x)],
+        }
+        memories = tuple(self.cross_encoder.memories(encoded))
+        return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
+
+    def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
+        """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
+
+        `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
+        by the other particles. Inputs are not checked: this is the inner loop of every solver.
+        """
+        bias = None if weights is None or self.attend_to_padding else log_weights(weights)
+        lifted = self.norm_lift_z(self.lift_z(z))
+        lifted = self.norm_bilinear(lifted + self.bilinear(lifted, context.matrix))
+        mixed = self.norm_start(z + self.norm_widen_z(self.widen_z(lifted)))
+        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"])
+        mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"])
+        return self.final(mixed, context.drops["final"][0])

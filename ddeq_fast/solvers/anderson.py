@@ -1,0 +1,111 @@
+"""Anderson acceleration of z <- F(z) (Anderson 1965; Walker & Ni 2011), batched, for any map between tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.radial import RadialKernel
+from ddeq_fast.solvers.base import IterativeSolver
+from ddeq_fast.validation import check_integer, check_number
+
+
+class History(NamedTuple):
+    """The last iterates z_j and their residuals F(z_j) - z_j, both (B, depth, size), in a ring."""
+
+    z: Tensor
+    g: Tensor
+
+
+def empty_history(z: Tensor, depth: int) -> History:
+    """A history of zeros for iterates shaped like z (B, ...)."""
+    shape = (z.shape[0], depth, z[0].numel())
+    return History(z.new_zeros(shape), z.new_zeros(shape))
+
+
+def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge: float) -> tuple[Tensor, History]:
+    """The next iterate after z, y = F(z), and the history with this pair in it.
+
+    Of all affine combinations of the stored residuals the one of least norm is taken, and the same combination
+    of iterates, moved by `mixing` times that residual. `ridge` regularises the normal equations, whose rows
+    are scaled to unit norm.
+    """
+    flat_z, flat_g = z.flatten(1), (y - z).flatten(1)
+    depth = history.z.shape[1]
+    slot = step % depth
+    z_ring, g_ring = (ring.clone() for ring in history)
+    z_ring[:, slot], g_ring[:, slot] = flat_z, flat_g
+    others = [j for j in range(min(step + 1, depth)) if j != slot]
+    move, gain = flat_z, flat_g
+    if others:
+        dz = z_ring[:, others] - flat_z[:, None]
+        dg = g_ring[:, others] - flat_g[:, None]
+        norm = torch.linalg.vector_norm(dg, dim=-1, keepdim=True)
+        inverse = torch.where(norm > 0, 1 / norm, 0)
+        unit = dg * inverse
+        gram = (unit @ unit.mT).double()
+        gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
+        right = (unit @ flat_g[..., None]).double()
+        gamma = torch.linalg.solve_ex(gram, right).result
+        gamma = torch.where(gamma.isfinite(), gamma, 0).to(z.dtype) * inverse
+        move = flat_z - (gamma.mT @ dz).squeeze(1)
+        gain = flat_g - (gamma.mT @ dg).squeeze(1)
+    return (move + mixing * gain).view_as(z), History(z_ring, g_ring)
+
+
+class Anderson(IterativeSolver):
+    """Anderson acceleration, one evaluation of F a step; returns the iterate of least residual.
+
+    It looks for a cloud that F maps to itself point by point. A measure may be fixed while its particles are
+    permuted; there it stalls, and `Auto` turns to the flow.
+
+    Args:
+        kernel: kernel of the residual MMD(Z, F(Z)); `Riesz(1)` if None.
+        depth: iterates kept.
+        mixing: share of the combined residual added, in (0, 1].
+        ridge: regularisation of the least-squares problem.
+        max_steps, tol, relative, check_every, backend: see `IterativeSolver`.
+        patience: give up on a sample whose residual has not halved in so many steps; None never does.
+    """
+
+    keep_best = True
+
+    def __init__(
+        self,
+        kernel: RadialKernel | None = None,
+        *,
+        depth: int = 6,
+        mixing: float = 1.0,
+        ridge: float = 1e-10,
+        max_steps: int = 60,
+        tol: float = 1e-3,
+        relative: bool = True,
+        check_every: int = 1,
+        patience: int | None = 20,
+        backend: str = "auto",
+    ):
+        super().__init__(
+            kernel=kernel,
+            max_steps=max_steps,
+            tol=tol,
+            relative=relative,
+            stop_on="mmd",
+            stop_together=False,
+            check_every=check_every,
+            backend=backend,
+        )
+        self.depth = check_integer("depth", depth, low=2)
+        self.mixing = check_number("mixing", mixing)
+        self.ridge = check_number("ridge", ridge, closed=True)
+        self.patience = patience if patience is None else check_integer("patience", patience)
+
+    def init(self, problem, z, y):
+        return empty_history(z, self.depth)
+
+    def step(self, problem, z, y, vjp, state, step):
+        if problem.frozen is not None:
+            y = torch.where(problem.frozen[..., None], z, y)
+        z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
+        return z_next, state, y - z

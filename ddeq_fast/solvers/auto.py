@@ -1,0 +1,64 @@
+"""Auto: Anderson acceleration where it converges, the flow where it does not."""
+
+from __future__ import annotations
+
+import torch
+
+from ddeq_fast import tree
+from ddeq_fast.radial import RadialKernel
+from ddeq_fast.solvers.anderson import Anderson
+from ddeq_fast.solvers.base import Solver
+from ddeq_fast.solvers.flow import MMDFlow
+from ddeq_fast.solvers.iterate import Solution
+
+
+class Auto(Solver):
+    """Anderson first; samples it leaves above `tol` go to the flow from their best iterate, and, if still above,
+    to the flow from their start. The best cloud of the three is returned, so that no sample ends above the
+    residual of the flow alone.
+
+    Args:
+        kernel: kernel of the residual and of the flow; `Riesz(1)` if None.
+        tol: residual MMD(Z, F(Z)) at which a sample is done, relative to that of the start cloud.
+        anderson, flow: options of the two solvers.
+        backend: backend of the kernel sums.
+    """
+
+    def __init__(
+        self,
+        kernel: RadialKernel | None = None,
+        *,
+        tol: float = 1e-3,
+        anderson: dict | None = None,
+        flow: dict | None = None,
+        backend: str = "auto",
+    ):
+        shared = {"kernel": kernel, "tol": tol, "backend": backend}
+        self.anderson = Anderson(**{**shared, **(anderson or {})})
+        self.flow = MMDFlow(**{**shared, **(flow or {})})
+        self.tol = self.anderson.tol
+
+    def solve(self, problem, start):
+        best = self.anderson.solve(problem, start)
+        for from_start in (False, True):
+            rows = (best.info.residual > self.tol).nonzero().squeeze(1)
+            if not rows.numel():
+                break
+            rows = rows if problem.separable else torch.arange(len(start), device=start.device)
+            part = problem.select(rows) if problem.separable else problem
+            begin = start if from_start else best.particles
+            again = self.flow.solve(part, begin[rows], tree.select(best.info.scale, rows))
+            best = _better(best, again, rows)
+        return best
+
+
+def _better(best: Solution, again: Solution, rows) -> Solution:
+    """`best`, with the samples `rows` replaced where `again` ended lower; evaluations add up."""
+    info, other = best.info, again.info
+    evaluations = info.evaluations.index_add(0, rows, other.evaluations)
+    lower = rows[other.residual < info.residual[rows]]
+    pick = other.residual < info.residual[rows]
+    particles, residual, converged = best.particles.clone(), info.residual.clone(), info.converged.clone()
+    particles[lower], residual[lower] = again.particles[pick], other.residual[pick]
+    converged[lower] = other.converged[pick]
+    return Solution(particles, info._replace(evaluations=evaluations, residual=residual, converged=converged))

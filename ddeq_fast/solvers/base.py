@@ -1,0 +1,101 @@
+"""The interface of solvers, and their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ddeq_fast.potential import check_kernel
+from ddeq_fast.radial import RadialKernel
+from ddeq_fast.solvers.iterate import Solution, iterate
+from ddeq_fast.solvers.problem import Pushforward
+from ddeq_fast.validation import check_choice, check_integer, check_number
+
+
+class Solver:
+    """Anything with `solve(problem, start) -> Solution` and a tolerance `tol` on the residual."""
+
+    tol: float
+
+    def solve(self, problem: Pushforward, start: Tensor) -> Solution:
+        """Solve from `start` (B, n, d), checked by the caller; without an autograd graph."""
+        raise NotImplementedError
+
+
+class IterativeSolver(Solver):
+    """A solver made of `init` and `step`; the loop around them is `iterate`.
+
+    Args:
+        kernel: kernel of the residual MMD(Z, F(Z)); `Riesz(1)` if None.
+        max_steps: most steps taken. One more evaluation certifies the last cloud.
+        tol: residual at which a sample is done; 0 runs all steps.
+        relative: measure residuals relative to that of the start cloud.
+        stop_on: "mmd", or "gradient": the norm of the step direction.
+        stop_together: stop the batch as one, on the mean of its squared residuals.
+        check_every: steps between two looks at the residual.
+        backend: backend of the kernel sums.
+    """
+
+    needs_vjp = False
+    keep_best = False
+    patience: int | None = None
+
+    def __init__(
+        self,
+        *,
+        kernel: RadialKernel | None,
+        max_steps: int,
+        tol: float,
+        relative: bool,
+        stop_on: str,
+        stop_together: bool,
+        check_every: int,
+        backend: str,
+    ):
+        self.kernel = check_kernel(kernel)
+        self.max_steps = check_integer("max_steps", max_steps)
+        self.tol = check_number("tol", tol, closed=True)
+        self.relative, self.stop_together = relative, stop_together
+        self.stop_on = check_choice("stop_on", stop_on, ("mmd", "gradient"))
+        self.check_every = check_integer("check_every", check_every)
+        self.backend = backend
+
+    def init(self, problem: Pushforward, z: Tensor, y: Tensor):
+        """State before the first step, y = F(z); tensors in it have the batch axis first."""
+        raise NotImplementedError
+
+    def step(self, problem: Pushforward, z: Tensor, y: Tensor, vjp: Callable | None, state, step: int):
+        """(next cloud, next state, direction of the step), all without a graph."""
+        raise NotImplementedError
+
+    def kernel_at(self, state, step: int) -> RadialKernel:
+        """Kernel of the residual at this step."""
+        return self.kernel
+
+    def solve(self, problem, start, scale=None):
+        return iterate(self, problem, start, scale)
+
+
+_SOLVERS: dict[str, Callable[..., Solver]] = {}
+
+
+def register(name: str, factory: Callable[..., Solver]) -> None:
+    """Make a solver known by name."""
+    if name in _SOLVERS:
+        raise ValueError(f"solver name {name!r} is taken")
+    _SOLVERS[name] = factory
+
+
+def make(solver: str | Solver, **options) -> Solver:
+    """The solver of that name with these options; a Solver is returned as it is.
+
+    Raises ValueError naming the known solvers, TypeError if options accompany a ready solver.
+    """
+    if isinstance(solver, str):
+        return _SOLVERS[check_choice("solver", solver, _SOLVERS)](**options)
+    if not hasattr(solver, "solve"):
+        raise TypeError(f"solver must be a name or a Solver, got {type(solver).__name__}")
+    if options:
+        raise TypeError(f"options {', '.join(options)} need a solver given by name, got {type(solver).__name__}")
+    return solver

@@ -1,0 +1,104 @@
+"""Fixed-point problems on clouds: what a solver may ask of F, and how far a cloud is from its image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ddeq_fast import backends, tree
+from ddeq_fast.mmd import energy, normalised, signed_measure
+from ddeq_fast.radial import RadialKernel
+from ddeq_fast.validation import check_cloud, check_mask, check_weights
+
+
+class Pushforward:
+    """Find Z with F(., context)#mu_Z = mu_Z.
+
+    Args:
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape.
+        context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
+            dropped from the batch. With None they are only held, for `func` may close over the whole batch.
+        weights: weights (B, n) of the particles, zero for padding; None means equal.
+        frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
+    """
+
+    def __init__(self, func: Callable, context=None, weights: Tensor | None = None, frozen: Tensor | None = None):
+        self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
+        self.separable = context is not None
+
+    def check(self, z: Tensor) -> None:
+        """Raise ValueError or TypeError if `z` cannot be the start of this problem."""
+        if isinstance(z, Tensor) and z.dim() != 3:
+            raise ValueError(f"z0 must have shape (B, n, d), got {tuple(z.shape)}")
+        check_cloud("z0", z)
+        if self.weights is not None:
+            check_weights("z", self.weights, None, z)
+        if self.frozen is not None:
+            self.frozen = check_mask("frozen", self.frozen, z)
+
+    def select(self, index: Tensor) -> Pushforward:
+        """The problem of some samples of the batch."""
+        return Pushforward(self.func, *tree.select((self.context, self.weights, self.frozen), index))
+
+    def image(self, z: Tensor) -> Tensor:
+        """F(z)."""
+        return self.func(z, self.context, self.weights)
+
+    def linearise(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        """F(z) and the map g -> J^T g; None in its place where F(z) does not depend on z."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            y = self.image(z)
+        if not y.requires_grad:
+            return y, None
+
+        def vjp(g: Tensor) -> Tensor:
+            (out,) = torch.autograd.grad(y, z, g, allow_unused=True)
+            return torch.zeros_like(z) if out is None else out
+
+        return y.detach(), vjp
+
+    def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of mass one of the cloud and of its image, (B, n) each."""
+        weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights
+        return (normalised(weights.to(z.dtype)),) * 2
+
+    def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
+        """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
+        nearly equal numbers that float32 does not resolve."""
+        z, y = z.double(), y.double()
+        points, charges = signed_measure(z, y, *self.measures(z, y))
+        name = backends.resolve(backend, points, points, kernel)
+        return energy(points, charges, kernel, name).clamp_min(0)
+
+
+class FixedTarget(Pushforward):
+    """Move Z onto a given cloud: the constant map, whose image need not have as many points.
+
+    Args:
+        target: (B, m, d).
+        target_weights: (B, m), zero for padding; None means equal.
+        weights, frozen: as in `Pushforward`.
+    """
+
+    def __init__(self, target: Tensor, target_weights=None, weights=None, frozen=None):
+        check_cloud("target", target)
+        super().__init__(self._constant, (target, target_weights), weights, frozen)
+
+    @staticmethod
+    def _constant(z, context, weights):
+        return context[0]
+
+    def select(self, index):
+        (target, target_weights), weights, frozen = tree.select((self.context, self.weights, self.frozen), index)
+        return FixedTarget(target, target_weights, weights, frozen)
+
+    def image(self, z):
+        return self.context[0]
+
+    def measures(self, z, y):
+        b = self.context[1]
+        b = y.new_ones(y.shape[:2]) if b is None else b
+        return super().measures(z, y)[0], normalised(b.to(y.dtype))
