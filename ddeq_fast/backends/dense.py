@@ -9,8 +9,8 @@ from ddeq_fast.radial import RadialKernel
 
 # Entries a block of pairwise values may hold: bounds memory (64 MiB in float32) at no cost in speed.
 BLOCK_ENTRIES = 1 << 24
-# Up to this many entries, differences x_i - y_j are formed outright: exact however close the points are.
-DIFFERENCE_ENTRIES = 1 << 22
+# Up to this dimension the differences x_i - y_j are formed outright; above it they would dominate the cost.
+DIFFERENCE_DIMENSION = 8
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -20,7 +20,8 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
 
 def _blocks(x: Tensor, y: Tensor):
     """Slices of the targets such that a block times all sources stays within BLOCK_ENTRIES."""
-    rows = max(1, BLOCK_ENTRIES // (x.shape[0] * y.shape[1]))
+    row = x.shape[0] * y.shape[1] * min(x.shape[2], DIFFERENCE_DIMENSION)
+    rows = max(1, BLOCK_ENTRIES // row)
     return [slice(i, i + rows) for i in range(0, x.shape[1], rows)]
 
 
@@ -35,7 +36,7 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
 
 
 def _evaluate(x, y, v, kernel, potential, field):
-    if x.shape[0] * x.shape[1] * y.shape[1] * x.shape[2] <= DIFFERENCE_ENTRIES:
+    if x.shape[2] <= DIFFERENCE_DIMENSION:
         d = x[:, :, None] - y[:, None]
         q = torch.linalg.vecdot(d, d)
     else:

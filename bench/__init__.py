@@ -1,0 +1,1 @@
+"""Benchmarks of ddeq_fast: `python -m bench --help`. Not installed."""

@@ -1,0 +1,1 @@
+"""Plain implementations to measure against: clear, dense, and without any of the package's shortcuts."""
