@@ -1,0 +1,32 @@
+"""`python -m bench COMMAND`: each command is a module of this package with `main(argv)`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+COMMANDS = ("layer",)
+
+
+def _summary(name: str) -> str:
+    """First line of a command's docstring, read without importing it."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m bench COMMAND [options]\n\ncommands:")
+        for name in COMMANDS:
+            print(f"  {name:10s} {_summary(name)}")
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"bench: error: COMMAND must be one of {', '.join(COMMANDS)}; got {argv[0]!r}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"bench.{argv[0]}").main(argv[1:]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
