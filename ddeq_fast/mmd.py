@@ -76,6 +76,7 @@ def witness(
 ) -> Tensor:
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    check_cloud("z", z, like=("x", x))
     return potential(z, sources, w, kernel, backend=backend)
 
 
