@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,25 @@ def _joined(parts):
     return tuple(None if p[0] is None else (p[0] if len(p) == 1 else torch.cat(p, 1)) for p in zip(*parts, strict=True))
 
 
+def _in_full_precision(sums):
+    """Run `sums` in single precision at least: autocast would cancel a discrepancy away, and cdist has no half."""
+
+    @functools.wraps(sums)
+    def run(*args):
+        device, dtype = args[0].device.type, args[0].dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            args = [a.float() if isinstance(a, Tensor) else a for a in args]
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                results = sums(*args)
+        else:
+            results = sums(*args)
+        return tuple(None if r is None else r.to(dtype) for r in results)
+
+    return run
+
+
+@_in_full_precision
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
     return _joined([_evaluate(x[:, rows], y, v, kernel, potential, field) for rows in _blocks(x, y)])
@@ -49,6 +70,7 @@ def _evaluate(x, y, v, kernel, potential, field):
     return u, f
 
 
+@_in_full_precision
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
     return _joined([_tangent(x[:, rows], y, v, s[:, rows], t, kernel) for rows in _blocks(x, y)])
