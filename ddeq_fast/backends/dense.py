@@ -55,6 +55,15 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     return _joined([_evaluate(x[:, rows], y, v, kernel, potential, field) for rows in _blocks(x, y)])
 
 
+def _centred(x, y, mass):
+    """Both clouds about the centre of `mass` on y: products of coordinates lose digits far from the origin.
+
+    A mass of zero where a point has no influence keeps padding, wherever it lies, from moving the centre.
+    """
+    centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
+    return x - centre, y - centre
+
+
 def _evaluate(x, y, v, kernel, potential, field):
     if x.shape[0] * x.shape[1] * y.shape[1] * x.shape[2] <= DIFFERENCE_ENTRIES:
         d = x[:, :, None] - y[:, None]
@@ -63,11 +72,13 @@ def _evaluate(x, y, v, kernel, potential, field):
         d = None
         q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     u = torch.matmul(kernel.k(q), v[..., None]).squeeze(-1) if potential else None
-    f = None
-    if field:
-        w = kernel.phi(q) * v[:, None]
-        f = (w[..., None, :] @ d).squeeze(-2) if d is not None else w.sum(-1, keepdim=True) * x - w @ y
-    return u, f
+    if not field:
+        return u, None
+    w = kernel.phi(q) * v[:, None]
+    if d is not None:
+        return u, (w[..., None, :] @ d).squeeze(-2)
+    x, y = _centred(x, y, v.abs())
+    return u, w.sum(-1, keepdim=True) * x - w @ y
 
 
 @_in_full_precision
@@ -78,6 +89,7 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
 
 def _tangent(x, y, v, s, t, kernel):
     q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    x, y = _centred(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]))
     # <d, s_i - t_j> from four products: no (m, n, d) array.
     along = torch.linalg.vecdot(x, s)[:, :, None] - s @ y.mT - x @ t.mT + torch.linalg.vecdot(y, t)[:, None]
     phi = kernel.phi(q) * v[:, None]
