@@ -160,6 +160,16 @@ def test_derivatives_of_a_cloud_against_itself(function, kernel, cloud):
     assert gradgradcheck(lambda x, v: function(x, x, v, kernel), inputs, atol=1e-4)
 
 
+def test_second_derivatives_when_inputs_depend_on_each_other(kernel, cloud):
+    """Charges and incoming gradients computed from the positions: no path may count twice."""
+
+    def energy(x, y):
+        y = y + x.mean(0)
+        return field(x, y, y.square().sum(-1), kernel).square().sum()
+
+    assert gradgradcheck(energy, (cloud(3, 2, grad=True), cloud(4, 2, grad=True)), atol=1e-4)
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (1, 2)])
 def test_derivatives_in_some_of_the_inputs(kernel, wanted, cloud):
     def gradients(which):
