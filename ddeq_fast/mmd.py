@@ -76,6 +76,7 @@ def witness(
 ) -> Tensor:
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    check_cloud("z", z, like=("x", x))
     return potential(z, sources, w, kernel, backend=backend)
 
 
@@ -100,8 +101,8 @@ def wasserstein_gradient(
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
-    gradient = field(x, sources, w, kernel, backend=backend)
-    return gradient if x_mask is None else gradient * x_mask.reshape(*x.shape[:-1], 1)
+    gradient = field(_without_padding(x, x_mask), sources, w, kernel, backend=backend)
+    return _without_padding(gradient, x_mask)
 
 
 wasserstein_gradient.__doc__ += _ARGUMENTS + (
@@ -119,7 +120,13 @@ def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
     check_cloud("y", y, like=("x", x))
     a = check_weights("x", x_weights, x_mask, x)
     b = check_weights("y", y_weights, y_mask, y)
+    x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     return signed_measure(x, y, normalised(a), normalised(b))
+
+
+def _without_padding(points, mask):
+    """Points (..., d) with zeros at padding: a far value there overflows k, and a zero weight does not undo that."""
+    return points if mask is None else points.masked_fill(~mask.reshape(*points.shape[:-1], 1), 0)
 
 
 def normalised(weights: Tensor) -> Tensor:

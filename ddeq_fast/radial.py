@@ -10,6 +10,7 @@ At q = 0 a kernel with a cusp (Riesz, Laplacian) has phi = phi' = 0: coincident 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,9 +43,12 @@ class RadialKernel:
         return ((1.0, self),)
 
     def __add__(self, other: RadialKernel) -> Mixture:
+        if not isinstance(other, RadialKernel):
+            return NotImplemented
         return Mixture(self.terms() + other.terms())
 
     def __mul__(self, factor: float) -> Mixture:
+        factor = check_number("factor", factor, low=-math.inf)
         return Mixture(tuple((factor * weight, kernel) for weight, kernel in self.terms()))
 
     __rmul__ = __mul__
@@ -148,17 +152,21 @@ class InverseMultiquadric(_Scaled):
 class Mixture(RadialKernel):
     """sum_m weight_m k_m, given as a tuple of (weight, kernel); nested mixtures are flattened.
 
-    Raises ValueError if the list is empty, TypeError if an entry is not a (number, RadialKernel) pair.
+    Raises ValueError if the tuple is empty, TypeError if it is no tuple (or list) or an
+    entry is not a (number, RadialKernel) pair.
     """
 
     components: tuple[tuple[float, RadialKernel], ...]
 
     def __post_init__(self):
+        if not isinstance(self.components, (tuple, list)):
+            got = type(self.components).__name__
+            raise TypeError(f"components must be a tuple of (weight, kernel) pairs, got {got}")
         flat = []
         for component in self.components:
             if not (isinstance(component, tuple) and len(component) == 2 and isinstance(component[1], RadialKernel)):
                 raise TypeError(f"components must be (weight, kernel) pairs, got {component!r}")
-            weight = check_number("weight", component[0], low=-float("inf"))
+            weight = check_number("weight", component[0], low=-math.inf)
             flat += [(weight * inner, kernel) for inner, kernel in component[1].terms()]
         if not flat:
             raise ValueError("components must not be empty")

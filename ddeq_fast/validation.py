@@ -37,8 +37,8 @@ def check_choice(name: str, value, choices) -> str:
 
 
 def values_readable(tensor: Tensor) -> bool:
-    """False while a graph is compiled or captured: reading values there would break it."""
-    if torch.compiler.is_compiling():
+    """False for a meta tensor, which has none, and while a graph is compiled or captured, which reading breaks."""
+    if tensor.is_meta or torch.compiler.is_compiling():
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -60,7 +60,9 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
 
 
 def get(name: str) -> Backend:
-    """The backend registered as `name`; raises ValueError if there is none."""
+    """The backend registered as `name`; raises ValueError if there is none, TypeError if it is no string."""
+    if not isinstance(name, str):
+        raise TypeError(f"backend must be a string, got {type(name).__name__}")
     if name not in _BACKENDS:
         raise ValueError(f"backend must be one of auto, {', '.join(_PREFERENCE)}; got {name!r}")
     return _BACKENDS[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -30,9 +32,37 @@ def _joined(parts):
     return tuple(None if p[0] is None else (p[0] if len(p) == 1 else torch.cat(p, 1)) for p in zip(*parts, strict=True))
 
 
+def _in_full_precision(sums):
+    """Run `sums` in single precision at least: autocast would cancel a discrepancy away, and cdist has no half."""
+
+    @functools.wraps(sums)
+    def run(*args):
+        device, dtype = args[0].device.type, args[0].dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            args = [a.float() if isinstance(a, Tensor) else a for a in args]
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                results = sums(*args)
+        else:
+            results = sums(*args)
+        return tuple(None if r is None else r.to(dtype) for r in results)
+
+    return run
+
+
+@_in_full_precision
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
     return _joined([_evaluate(x[:, rows], y, v, kernel, potential, field) for rows in _blocks(x, y)])
+
+
+def _centred(x, y, mass):
+    """Both clouds about the centre of `mass` on y: products of coordinates lose digits far from the origin.
+
+    A mass of zero where a point has no influence keeps padding, wherever it lies, from moving the centre.
+    """
+    centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
+    return x - centre, y - centre
 
 
 def _evaluate(x, y, v, kernel, potential, field):
@@ -43,13 +73,16 @@ def _evaluate(x, y, v, kernel, potential, field):
         d = None
         q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     u = torch.matmul(kernel.k(q), v[..., None]).squeeze(-1) if potential else None
-    f = None
-    if field:
-        w = kernel.phi(q) * v[:, None]
-        f = (w[..., None, :] @ d).squeeze(-2) if d is not None else w.sum(-1, keepdim=True) * x - w @ y
-    return u, f
+    if not field:
+        return u, None
+    w = kernel.phi(q) * v[:, None]
+    if d is not None:
+        return u, (w[..., None, :] @ d).squeeze(-2)
+    x, y = _centred(x, y, v.abs())
+    return u, w.sum(-1, keepdim=True) * x - w @ y
 
 
+@_in_full_precision
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
     return _joined([_tangent(x[:, rows], y, v, s[:, rows], t, kernel) for rows in _blocks(x, y)])
@@ -57,6 +90,7 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
 
 def _tangent(x, y, v, s, t, kernel):
     q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    x, y = _centred(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]))
     # <d, s_i - t_j> from four products: no (m, n, d) array.
     along = torch.linalg.vecdot(x, s)[:, :, None] - s @ y.mT - x @ t.mT + torch.linalg.vecdot(y, t)[:, None]
     phi = kernel.phi(q) * v[:, None]

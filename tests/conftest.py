@@ -1,0 +1,41 @@
+"""Fixtures and settings shared by the tests."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, Mixture, Riesz
+
+torch.set_num_threads(1)
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.load_profile("default")
+
+KERNELS = {
+    "riesz_half": Riesz(0.5),
+    "riesz_one": Riesz(1.0),
+    "riesz_three_halves": Riesz(1.5),
+    "gaussian": Gaussian(0.8),
+    "laplacian": Laplacian(0.9),
+    "inverse_multiquadric": InverseMultiquadric(1.3),
+    "mixture": Mixture(((0.5, Riesz(1.0)), (2.0, Gaussian(1.7)), (-0.25, Laplacian(0.6)))),
+}
+
+
+@pytest.fixture(params=list(KERNELS))
+def kernel(request):
+    """Each elementary kernel, with a bandwidth that is not one, and a mixture."""
+    return KERNELS[request.param]
+
+
+@pytest.fixture
+def cloud():
+    """cloud(*shape, dtype=torch.float64, grad=False): normal points at unit scale in any dimension, seeded."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape, dtype=torch.float64, grad=False):
+        points = torch.randn(shape, generator=generator, dtype=torch.float64)
+        # Unit distances in every dimension: otherwise a Gaussian vanishes in high ones and a test of it is empty.
+        points = points / max(1, shape[-1]) ** 0.5 if len(shape) > 1 else points
+        return points.to(dtype).requires_grad_(grad)
+
+    return draw
