@@ -84,9 +84,9 @@ def test_field_is_the_gradient_of_the_potential(kernel, cloud):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("garbage", [0.0, -3.0, 1e6])
-@pytest.mark.parametrize("differences", [0, 1 << 22])
+@pytest.mark.parametrize("differences", [0, 100])
 def test_zero_charges_are_padding(kernel, differences, garbage, dtype, cloud, monkeypatch):
-    monkeypatch.setattr(dense, "DIFFERENCE_ENTRIES", differences)
+    monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     x, y = cloud(2, 5, 3, dtype=dtype), cloud(2, 6, 3, dtype=dtype)
     v = cloud(12).view(2, 6).to(dtype)
     padded = torch.cat((y, torch.full((2, 3, 3), garbage, dtype=dtype)), 1)
@@ -104,10 +104,10 @@ def test_zero_charges_are_padding(kernel, differences, garbage, dtype, cloud, mo
     assert_near(dy[:, :6], expected, 10 * TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("differences", [0, 1 << 22])
+@pytest.mark.parametrize("differences", [0, 100])
 def test_far_targets_without_gradient_cost_no_digits(kernel, differences, cloud, monkeypatch):
     """Padding on the side of the targets: nothing flows back from it, nor from its distance."""
-    monkeypatch.setattr(dense, "DIFFERENCE_ENTRIES", differences)
+    monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     x, y, move = cloud(2, 5, 3, dtype=torch.float32), cloud(2, 6, 3, dtype=torch.float32), cloud(2, 5, 3).float()
     far = torch.cat((x, torch.full((2, 3, 3), 1e6)), 1)
 
@@ -208,11 +208,11 @@ def test_no_graph_without_gradients(cloud):
 
 @pytest.mark.parametrize("d", [2, 17])
 @pytest.mark.parametrize("block", [1, 40, 1 << 24])
-@pytest.mark.parametrize("differences", [0, 500, 1 << 22])
+@pytest.mark.parametrize("differences", [0, 8, 100])
 def test_blocks_and_branches_agree(kernel, d, block, differences, cloud, monkeypatch):
     x, y, v, move = cloud(2, 7, d, grad=True), cloud(2, 9, d, grad=True), cloud(18).view(2, 9), cloud(2, 7, d)
     monkeypatch.setattr(dense, "BLOCK_ENTRIES", block)
-    monkeypatch.setattr(dense, "DIFFERENCE_ENTRIES", differences)
+    monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     assert_reference(x, y, v, kernel)
     gradients = torch.autograd.grad((field(x, y, v, kernel) * move).sum(), (x, y))
     monkeypatch.undo()
@@ -223,17 +223,17 @@ def test_blocks_and_branches_agree(kernel, d, block, differences, cloud, monkeyp
 
 def test_blocks_bound_the_rows(cloud, monkeypatch):
     x, y = cloud(2, 10, 3), cloud(2, 4, 3)
-    for entries, rows in [(1, 1), (8, 1), (16, 2), (24, 3), (10_000, 10)]:
+    for entries, rows in [(1, 1), (24, 1), (48, 2), (72, 3), (10_000, 10)]:
         monkeypatch.setattr(dense, "BLOCK_ENTRIES", entries)
         blocks = dense._blocks(x, y)
         assert len(x[0, blocks[0]]) == rows
         assert torch.equal(torch.cat([x[:, block] for block in blocks], 1), x)
 
 
-@pytest.mark.parametrize("differences", [0, 1 << 22])
+@pytest.mark.parametrize("differences", [0, 100])
 def test_far_from_the_origin(kernel, differences, cloud, monkeypatch):
     """Rounding the coordinates themselves is all that an offset may cost."""
-    monkeypatch.setattr(dense, "DIFFERENCE_ENTRIES", differences)
+    monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     x, y = (cloud(2, n, 3, dtype=torch.float32) + 1000 for n in (7, 9))
     move = cloud(2, 7, 3)
 
@@ -248,10 +248,10 @@ def test_far_from_the_origin(kernel, differences, cloud, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
-@pytest.mark.parametrize("differences", [0, 1 << 22])
+@pytest.mark.parametrize("differences", [0, 100])
 def test_half_precision(kernel, dtype, tolerance, differences, cloud, monkeypatch):
     """Only the result is rounded: sums are carried out in single precision."""
-    monkeypatch.setattr(dense, "DIFFERENCE_ENTRIES", differences)
+    monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     x, y, v = cloud(2, 7, 3, dtype=dtype, grad=True), cloud(2, 9, 3, dtype=dtype), cloud(18).view(2, 9).to(dtype)
     u, f = potential_and_field(x, y, v, kernel)
     assert u.dtype == f.dtype == dtype

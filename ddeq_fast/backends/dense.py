@@ -22,7 +22,8 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
 
 def _blocks(x: Tensor, y: Tensor):
     """Slices of the targets such that a block times all sources stays within BLOCK_ENTRIES."""
-    row = x.shape[0] * y.shape[1] * min(x.shape[2], DIFFERENCE_DIMENSION)
+    d = x.shape[2]
+    row = x.shape[0] * y.shape[1] * (d if d <= DIFFERENCE_DIMENSION else 1)
     rows = max(1, BLOCK_ENTRIES // row)
     return [slice(i, i + rows) for i in range(0, x.shape[1], rows)]
 
@@ -78,6 +79,8 @@ def _evaluate(x, y, v, kernel, potential, field):
     w = kernel.phi(q) * v[:, None]
     if d is not None:
         return u, (w[..., None, :] @ d).squeeze(-2)
+    # A point exerts no force on itself; left to cancel below, it would leave its rounding error behind.
+    w = w.masked_fill(q == 0, 0)
     x, y = _centred(x, y, v.abs())
     return u, w.sum(-1, keepdim=True) * x - w @ y
 
