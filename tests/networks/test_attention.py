@@ -1,0 +1,146 @@
+"""Attention layers against the formula and against PyTorch's own, memories, biases, dropout masks."""
+
+import pytest
+import torch
+from problems import close, fails
+from torch import nn
+
+from ddeq_fast.networks.attention import AttentionEncoder, AttentionLayer, attention_bias, log_weights
+from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return AttentionLayer(12, 3, 20).double()
+
+
+def attend(layer, q, x, bias=None):
+    """norm(q + attention(q, x)) head by head; `bias` is added to the logits."""
+    (wq, wk, wv), (bq, bk, bv) = layer.project_in.weight.chunk(3), layer.project_in.bias.chunk(3)
+    queries, keys, values = q @ wq.T + bq, x @ wk.T + bk, x @ wv.T + bv
+    size, heads = q.shape[-1] // layer.heads, []
+    for h in range(layer.heads):
+        part = slice(h * size, (h + 1) * size)
+        logits = queries[..., part] @ keys[..., part].mT / size**0.5
+        logits = logits if bias is None else logits + bias
+        heads.append(logits.softmax(-1) @ values[..., part])
+    return layer.norm(q + layer.project_out(torch.cat(heads, -1)))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_cross_attention_is_the_formula(layer, cloud, with_bias):
+    q, x = cloud(2, 5, 12), cloud(2, 7, 12)
+    bias = cloud(2, 1, 7) if with_bias else None
+    expected = layer.ffn(attend(layer, q, x, bias))
+    assert close(layer(q, layer.memory(x), None if bias is None else bias[:, None]), expected)
+
+
+def test_cross_attention_equals_pytorch_multihead_attention(layer, cloud):
+    q, x = cloud(2, 5, 12), cloud(2, 7, 12)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=True).double()
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": layer.project_in.weight,
+            "in_proj_bias": layer.project_in.bias,
+            "out_proj.weight": layer.project_out.weight,
+            "out_proj.bias": layer.project_out.bias,
+        }
+    )
+    expected = layer.ffn(layer.norm(q + theirs(q, x, x, need_weights=False)[0]))
+    assert close(layer(q, layer.memory(x), None), expected)
+
+
+def test_self_attention_is_attention_to_a_memory_of_itself(layer, cloud):
+    q, bias = cloud(2, 5, 12), cloud(2, 1, 1, 5)
+    assert close(layer(q, None, bias), layer(q, layer.memory(q), bias))
+
+
+def test_memory_has_keys_and_values_of_every_head(layer, cloud):
+    x = cloud(2, 7, 12)
+    keys, values = layer.memory(x)
+    assert keys.shape == values.shape == (2, 3, 7, 4)
+    _, wk, wv = layer.project_in.weight.chunk(3)
+    assert close(keys[:, 1], (x @ wk.T)[..., 4:8]) and close(values[:, 2], (x @ wv.T)[..., 8:])
+
+
+def test_encoder_chains_its_layers(cloud):
+    encoder = AttentionEncoder(2, 8, 2, 12).double()
+    q, x = cloud(2, 4, 8), cloud(2, 6, 8)
+    first, second = encoder
+    assert close(encoder(q), second(first(q, None, None), None, None))
+    expected = second(first(q, first.memory(x), None), second.memory(x), None)
+    assert close(encoder(q, encoder.memories(x)), expected)
+    assert not close(encoder(q, [first.memory(x)] * 2), expected, 1e-3)
+
+
+def test_an_encoder_without_layers_is_the_identity(cloud):
+    q = cloud(2, 4, 8)
+    assert torch.equal(AttentionEncoder(0, 8, 2, 12)(q), q)
+
+
+def test_heads_must_divide_the_width():
+    with fails(ValueError, "heads must divide the width 12, got 5"):
+        AttentionLayer(12, 5, 20)
+
+
+def test_log_weights():
+    weights = torch.tensor([[1.0, 2.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    bias = log_weights(weights)
+    assert bias.shape == (1, 1, 1, 3)
+    assert bias.flatten().tolist() == [0.0, torch.tensor(2.0).double().log().item(), -torch.inf]
+    bias[..., :2].sum().backward()
+    assert weights.grad.tolist() == [[1.0, 0.5, 0.0]]
+
+
+def test_bias_is_left_out_where_all_weights_are_one():
+    weights = torch.ones(2, 3)
+    assert attention_bias(weights) is None
+    weights[1, 2] = 0
+    assert torch.equal(attention_bias(weights), log_weights(weights))
+
+
+def test_point_with_bias_minus_infinity_is_not_attended_to(layer, cloud):
+    q, x = cloud(2, 5, 12), cloud(2, 7, 12)
+    weights = torch.ones(2, 7, dtype=x.dtype)
+    weights[:, 4:] = 0
+    masked = layer(q, layer.memory(x), log_weights(weights))
+    assert close(masked, layer(q, layer.memory(x[:, :4]), None))
+
+
+def test_feed_forward_is_post_norm(cloud):
+    block = FeedForward(6, 10).double()
+    x = cloud(2, 4, 6)
+    expected = block.norm(x + block.linear2(block.linear1(x).clamp_min(0)))
+    assert close(block(x), expected)
+    assert expected.mean(-1).abs().max() <= 1e-12
+
+
+def test_feed_forward_multiplies_hidden_units_by_the_mask(cloud):
+    block = FeedForward(6, 10, dropout=0.4).double()
+    x, drop = cloud(2, 4, 6), block.draw(cloud(2, 4, 6))
+    expected = block.norm(x + block.linear2(block.linear1(x).clamp_min(0) * drop))
+    assert close(block(x, drop), expected)
+    assert not close(block(x), expected, 1e-3)
+
+
+def test_dropout_masks_keep_the_mean():
+    block = FeedForward(6, 4000, dropout=0.25)
+    torch.manual_seed(0)
+    drop = block.draw(torch.zeros(5, 3, 6, dtype=torch.float64))
+    assert drop.shape == (5, 1, 4000) and drop.dtype == torch.float64
+    assert close(drop.unique(), torch.tensor([0.0, 4 / 3], dtype=torch.float64))
+    # Standard deviation of the mean of 20,000 draws: 0.004.
+    assert abs(drop.mean() - 1) < 0.02
+
+
+@pytest.mark.parametrize(("dropout", "training"), [(0.0, True), (0.5, False)])
+def test_nothing_to_drop_gives_no_mask(dropout, training):
+    assert FeedForward(6, 10, dropout).train(training).draw(torch.zeros(2, 3, 6)) is None
+
+
+def test_pointwise_mlp(cloud):
+    mlp = PointwiseMLP(3, 5, 4).double()
+    x = cloud(2, 6, 3)
+    assert close(mlp(x), mlp.linear2(mlp.linear1(x).clamp_min(0)))
+    assert mlp(x).shape == (2, 6, 4)

@@ -1,0 +1,67 @@
+"""Maps with known behaviour, small networks and helpers shared by the tests of networks, solvers and models."""
+
+import re
+
+import pytest
+import torch
+
+from ddeq_fast.networks import TransportMap
+
+
+def fails(error, message):
+    """The whole message, taken literally."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
+
+
+def close(value, expected, tolerance=1e-12):
+    """Largest difference within `tolerance` of the largest expected value."""
+    assert value.shape == expected.shape and value.dtype == expected.dtype
+    return bool((value - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def small_transport(seed=0, dtype=torch.float64, **options):
+    """A transport map on points in dimension 8 and 2 with two cross-attention layers, seeded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = {"heads": 2, "dim_lift": (4, 6, 8), "dim_hidden": 12, "dim_final": 10, "cross_layers": 2}
+        return TransportMap(8, 2, **{**sizes, **options}).to(dtype)
+
+
+class Recorder:
+    """A map func(z, context, weights) that notes the batch sizes it is called with, and whether for a graph."""
+
+    def __init__(self, func):
+        self.func, self.batches, self.tracked = func, [], 0
+
+    def __call__(self, z, context, weights):
+        y = self.func(z, context, weights)
+        self.batches.append(len(z))
+        self.tracked += y.requires_grad
+        return y
+
+
+def affine(z, context, weights):
+    """z -> z A + b with context (A, b), (B, d, d) and (B, d)."""
+    matrix, offset = context
+    return z @ matrix + offset[:, None]
+
+
+def affine_context(rates, d=3, seed=0, dtype=torch.float64):
+    """(A, b) for `affine`: one symmetric A a sample, of the spectral radius given for it."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(len(rates), d, d, generator=generator, dtype=torch.float64)
+    matrix = matrix + matrix.mT
+    radius = torch.linalg.eigvalsh(matrix).abs().amax(-1)
+    matrix = matrix * (torch.tensor(rates, dtype=torch.float64) / radius)[:, None, None]
+    return matrix.to(dtype), torch.randn(len(rates), d, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def affine_solution(context):
+    """The point p = p A + b of every sample, (B, d)."""
+    matrix, offset = context
+    return torch.linalg.solve(torch.eye(matrix.shape[-1]).to(matrix) - matrix.mT, offset)
+
+
+def half_turn(z, context, weights):
+    """Projection onto the unit circle and half a turn: antipodal pairs are fixed as measures, no point is."""
+    return -z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
