@@ -14,11 +14,16 @@ from ddeq_fast.validation import check_cloud, check_integer
 
 
 class Equilibrium(NamedTuple):
-    """particles: (B, n, d), differentiable; info: how the forward solve went; backward: the backward, once run."""
+    """Where a DDEQ layer came to rest.
+
+    particles: (B, n, d), differentiable. info: how the forward solve went. backward: how the backward one went, filled
+    in when it runs; None without gradients. problem: F with its context, for evaluations at the equilibrium.
+    """
 
     particles: Tensor
     info: SolveInfo
     backward: implicit.BackwardInfo | None
+    problem: Pushforward
 
 
 class DDEQ(nn.Module):
@@ -85,7 +90,7 @@ class DDEQ(nn.Module):
         backward = None
         if torch.is_grad_enabled():
             particles, backward = self.backward.attach(problem, particles)
-        return Equilibrium(particles, info, backward)
+        return Equilibrium(particles, info, backward, problem)
 
 
 class Classification(NamedTuple):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.auto import Auto
-from ddeq_fast.solvers.base import IterativeSolver, Solver, make, register
+from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, register
 from ddeq_fast.solvers.flow import MMDFlow
 from ddeq_fast.solvers.iterate import ConvergenceWarning, Solution, SolveInfo, warn_if_unconverged
 from ddeq_fast.solvers.optimizers import SGD, Adam
@@ -54,5 +54,6 @@ __all__ = [
     "SolveInfo",
     "ConvergenceWarning",
     "make",
+    "names",
     "register",
 ]

@@ -87,6 +87,11 @@ def register(name: str, factory: Callable[..., Solver]) -> None:
     _SOLVERS[name] = factory
 
 
+def names() -> list[str]:
+    """Registered solvers."""
+    return list(_SOLVERS)
+
+
 def make(solver: str | Solver, **options) -> Solver:
     """The solver of that name with these options; a Solver is returned as it is.
 

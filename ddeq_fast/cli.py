@@ -1,0 +1,150 @@
+"""The command `ddeq-fast`: train, eval, doctor. Errors of the user's are one line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """All commands; the options of `train` need torch and are added only when it is asked for."""
+    from ddeq_fast import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="ddeq-fast", description="Distributional deep equilibrium models on fused MMD kernels."
+    )
+    parser.add_argument("--version", action="version", version=f"ddeq-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train a classifier of point clouds",
+        description="Train a classifier. The run folder receives config.json, metrics.jsonl, checkpoints and pictures.",
+    )
+    train.add_argument("--run", type=Path, metavar="FOLDER", help="run folder (default: runs/DATA)")
+    train.add_argument("--resume", action="store_true", help="continue the run of that folder, with its own settings")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    if command == "train":
+        _add_settings(train.add_argument_group("settings"))
+
+    evaluate = commands.add_parser("eval", help="accuracy and residuals of a trained model on held-out clouds")
+    evaluate.add_argument("run", type=Path, metavar="FOLDER", help="run folder")
+    evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: %(default)s")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("--device", default="auto", help="cpu, cuda... (default: %(default)s)")
+
+    commands.add_parser("doctor", help="versions, devices, and which backends work")
+    return parser
+
+
+def _add_settings(group) -> None:
+    """One option for each field of `Config`; absent ones stay out of the namespace."""
+    from dataclasses import fields
+
+    from ddeq_fast.config import Config
+
+    types = {"int": int, "float": float, "str": str}
+    for item in fields(Config):
+        group.add_argument(
+            "--" + item.name.replace("_", "-"),
+            type=types[item.type],
+            default=argparse.SUPPRESS,
+            metavar=item.type.upper(),
+            help=f"{item.metadata['help']} (default: {item.default})",
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = next((word for word in argv if not word.startswith("-")), None)
+    options = vars(_parser(command).parse_args(argv))
+    try:
+        return _COMMANDS[options.pop("command")](**options)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        print(f"ddeq-fast: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ddeq-fast: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(run: Path | None, resume: bool, quiet: bool, **settings) -> int:
+    from ddeq_fast import training
+    from ddeq_fast.config import Config
+
+    if resume and set(settings) - {"data"}:
+        given = ", ".join("--" + name.replace("_", "-") for name in settings if name != "data")
+        raise ValueError(f"{given} cannot be changed by --resume: a run keeps its settings")
+    if resume:
+        trainer = training.Trainer.resume(run or Path("runs", settings.get("data", Config.data)))
+    else:
+        config = Config(**settings)
+        trainer = training.Trainer(config, run or Path("runs", config.data))
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    print(f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out")
+    print(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}", flush=True)
+    try:
+        result = trainer.fit(progress=not quiet)
+    except training.Interrupted as stop:
+        print(f"ddeq-fast: {stop}; continue with --resume", file=sys.stderr)
+        return 130
+    print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s")
+    _show(result)
+    _draw(trainer)
+    return 0
+
+
+def _draw(trainer) -> None:
+    """Pictures of a finished run; without matplotlib a line that says so."""
+    from ddeq_fast import plots, training
+
+    try:
+        plots.curves(training.read_metrics(trainer.folder), trainer.folder / "curves.png")
+        test = trainer.dataset.test
+        first = [int((test.labels == label).nonzero()[0]) for label in range(min(3, trainer.dataset.classes))]
+        plots.equilibrium(trainer.model, test.batch(test.labels.new_tensor(first)), trainer.folder / "equilibrium.png")
+    except ImportError as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+        return
+    print(f"pictures: {trainer.folder / 'curves.png'}, {trainer.folder / 'equilibrium.png'}")
+
+
+def _show(metrics: dict) -> None:
+    """Results on the held-out clouds, for people."""
+    print(f"held-out accuracy          {metrics['accuracy']:.2%}")
+    print(f"loss                       {metrics['loss']:.4f}")
+    print(f"evaluations a solve        {metrics['evaluations']:.1f}")
+    print(f"relative MMD residual      {metrics['residual']:.1e} mean, {metrics['worst_residual']:.1e} worst")
+    print(f"equilibria within the tol  {metrics['converged']:.2%}")
+
+
+def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
+    from json import dumps
+
+    from ddeq_fast import data, training
+
+    config = training.read_config(run)
+    where = training.choose_device(device)
+    dataset = data.load(config.data, intensity=config.intensity)
+    model = training.load_model(run, checkpoint, dataset).to(where)
+    metrics = training.evaluate(model, dataset.test, where)
+    if json:
+        print(dumps({"run": str(run), "checkpoint": checkpoint, **metrics}))
+    else:
+        _show(metrics)
+    return 0
+
+
+def _doctor() -> int:
+    from ddeq_fast import doctor
+
+    print(doctor.report())
+    return 0
+
+
+_COMMANDS = {"train": _train, "eval": _eval, "doctor": _doctor}
+
+if __name__ == "__main__":
+    sys.exit(main())

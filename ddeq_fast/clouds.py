@@ -1,0 +1,79 @@
+"""Padded batches of point clouds: points with weights, zero for padding; padding and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.validation import check_charges, check_cloud, check_weights
+
+
+class PointClouds(NamedTuple):
+    """A batch of clouds: points (B, n, d) and weights (B, n), nonnegative, zero for padding."""
+
+    points: Tensor
+    weights: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, n), True for real points."""
+        return self.weights > 0
+
+    def to(self, *args, **kwargs) -> PointClouds:
+        """Both tensors on another device or in another dtype, as `Tensor.to`."""
+        return PointClouds(self.points.to(*args, **kwargs), self.weights.to(*args, **kwargs))
+
+
+def pad(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None = None, *, multiple: int = 1) -> PointClouds:
+    """Stack clouds (n_i, d) into (B, n, d), n the largest n_i rounded up to a multiple; padding is zero.
+
+    Args:
+        clouds: at least one cloud; all of one dimension, dtype and device.
+        weights: (n_i,) each; ones if None.
+        multiple: few distinct sizes suit compiled code and memory pools.
+
+    Raises:
+        TypeError, ValueError: no cloud, an empty cloud, mixed dimensions, dtypes or devices, NaN; names `clouds[i]`.
+    """
+    if not len(clouds):
+        raise ValueError("clouds must hold at least one cloud, got none")
+    if weights is not None and len(weights) != len(clouds):
+        raise ValueError(f"weights must hold one entry a cloud, got {len(weights)} for {len(clouds)} clouds")
+    for i, cloud in enumerate(clouds):
+        check_cloud(f"clouds[{i}]", cloud, like=("clouds[0]", clouds[0]) if i else None)
+        if cloud.dim() != 2:
+            raise ValueError(f"clouds[{i}] must have shape (n, d), got {tuple(cloud.shape)}")
+    charges = [check_charges(f"weights[{i}]", w, c) for i, (w, c) in enumerate(_pairs(clouds, weights))]
+    extra = -max(map(len, clouds)) % multiple
+    points = torch.nn.utils.rnn.pad_sequence(list(clouds), batch_first=True)
+    charges = torch.nn.utils.rnn.pad_sequence(charges, batch_first=True)
+    return PointClouds(torch.nn.functional.pad(points, (0, 0, 0, extra)), torch.nn.functional.pad(charges, (0, extra)))
+
+
+def _pairs(clouds, weights):
+    return zip([None] * len(clouds) if weights is None else weights, clouds, strict=True)
+
+
+def normalise(points: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Each cloud with zero mean and unit standard deviation in every coordinate; padding becomes zero.
+
+    Every point of nonzero weight counts once. A coordinate that is constant over a cloud is only centred.
+
+    Args:
+        points: (n, d) or (B, n, d).
+        weights: (n,) or (B, n), zero for padding; ones if None.
+
+    Raises:
+        TypeError, ValueError: wrong shape or dtype, NaN, an empty or fully padded cloud.
+    """
+    check_cloud("points", points)
+    present = check_weights("points", weights, None, points)[..., None] > 0
+    count = present.sum(-2, keepdim=True)
+    points = points.masked_fill(~present, 0)
+    centred = (points - points.sum(-2, keepdim=True) / count).masked_fill(~present, 0)
+    deviation = (centred.square().sum(-2, keepdim=True) / count).sqrt()
+    rounding = 8 * torch.finfo(points.dtype).eps * points.abs().amax(-2, keepdim=True)
+    return centred / torch.where(deviation > rounding, deviation, 1)

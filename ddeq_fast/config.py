@@ -1,0 +1,106 @@
+"""Settings of a training run: one flat dataclass, saved as JSON, each field an option of the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from ddeq_fast import data, implicit, solvers
+from ddeq_fast.models import Classifier
+from ddeq_fast.networks import TransportMap
+from ddeq_fast.validation import check_choice, check_integer, check_number
+
+
+def _option(default, text: str, low=None, high=None):
+    """A field with its help and, for numbers, the least value and the bound above it must stay below."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run does; everything that its results depend on besides the code and the machine."""
+
+    data: str = _option("digits", "data set")
+    intensity: str = _option("coordinate", "brightness of a pixel: third coordinate, or weight of its point")
+    jitter: float = _option(0.1, "random turns, shears, scalings and shifts of training clouds", low=0.0)
+    dim_z: int = _option(64, "dimension of the latent particles", low=1)
+    particles: int = _option(10, "latent particles", low=1)
+    heads: int = _option(8, "attention heads", low=1)
+    dim_lift: int = _option(16, "width of the layers before the bilinear one", low=1)
+    dim_hidden: int = _option(128, "hidden width of the feed-forward layers", low=1)
+    cross_layers: int = _option(1, "attention layers from the latent to the input cloud", low=1)
+    dropout: float = _option(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
+    solver: str = _option("auto", "solver of the equilibrium")
+    tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
+    max_steps: int = _option(60, "most steps of the solver", low=1)
+    backward: str = _option("phantom", "gradient at the equilibrium: phantom or ift")
+    jacobian: float = _option(0.3, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
+    epochs: int = _option(30, "passes over the training clouds", low=1)
+    batch_size: int = _option(64, "clouds a step", low=1)
+    lr: float = _option(2e-3, "largest learning rate of AdamW; cosine decay to zero", low=1e-12)
+    warmup: int = _option(50, "steps of linear growth of the learning rate", low=0)
+    weight_decay: float = _option(0.01, "weight decay of AdamW", low=0.0)
+    clip: float = _option(1.0, "largest norm of the gradient", low=1e-12)
+    eval_every: int = _option(1, "epochs between two evaluations", low=1)
+    save_every: int = _option(1, "epochs between two checkpoints", low=1)
+    seed: int = _option(0, "seed of weights, order, jitter and dropout", low=0)
+    device: str = _option("auto", "cpu, cuda, cuda:1...; auto takes a GPU if there is one")
+
+    def __post_init__(self):
+        for item in fields(self):
+            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
+            if item.type == "int":
+                check_integer(item.name, value, low=low)
+            elif item.type == "float":
+                bounds = {} if high is None else {"high": high}
+                object.__setattr__(self, item.name, check_number(item.name, value, low=low, closed=True, **bounds))
+            elif not isinstance(value, str):
+                raise TypeError(f"{item.name} must be a string, got {type(value).__name__}")
+        check_choice("data", self.data, data.names())
+        check_choice("intensity", self.intensity, ("coordinate", "weight"))
+        check_choice("solver", self.solver, solvers.names())
+        check_choice("backward", self.backward, implicit.BACKWARDS)
+        if self.dim_z % self.heads:
+            raise ValueError(f"heads must divide dim_z = {self.dim_z}, got {self.heads}")
+
+    def to_json(self) -> str:
+        """One JSON object, a line a field."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str | Path = "config") -> Config:
+        """The inverse of `to_json`; raises ValueError naming `source` for anything else."""
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError(f"must hold an object, got {type(values).__name__}")
+            unknown = sorted(set(values) - {item.name for item in fields(cls)})
+            if unknown:
+                raise ValueError(f"has unknown settings: {', '.join(unknown)}")
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    def build(self, dim_x: int, classes: int) -> Classifier:
+        """The classifier of these settings with fresh weights, drawn from torch's global generator."""
+        transport = TransportMap(
+            self.dim_z,
+            dim_x,
+            heads=self.heads,
+            dim_lift=(self.dim_lift, self.dim_lift, self.dim_z),
+            dim_hidden=self.dim_hidden,
+            dim_final=self.dim_hidden,
+            cross_layers=self.cross_layers,
+            dropout=self.dropout,
+        )
+        steps = {"max_steps": self.max_steps}
+        options = {"anderson": steps} if self.solver == "auto" else steps
+        return Classifier(
+            classes,
+            transport,
+            num_particles=self.particles,
+            solver=solvers.make(self.solver, tol=self.tol, **options),
+            backward=self.backward,
+            seed=self.seed,
+        )

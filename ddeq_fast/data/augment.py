@@ -1,0 +1,24 @@
+"""Random changes of training clouds that keep their labels."""
+
+from __future__ import annotations
+
+import torch
+
+from ddeq_fast.clouds import PointClouds
+
+
+def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:
+    """Each cloud turned, sheared, scaled and shifted a little in its first two coordinates, as handwriting varies.
+
+    Args:
+        clouds: points (B, n, d), d >= 2, on the CPU.
+        strength: standard deviation of the turn and shear in radians, of the change of scale, and of the shift in the
+            units of the points; 0 changes nothing.
+        generator: source of all randomness; the number of draws depends on B alone.
+    """
+    points, weights = clouds
+    draw = torch.randn(points.shape[0], 6, generator=generator).to(points.dtype) * strength
+    linear = draw[:, :4].view(-1, 2, 2) + torch.eye(2, dtype=points.dtype)
+    plane = points[..., :2] @ linear.mT + draw[:, None, 4:]
+    moved = torch.cat((plane, points[..., 2:]), -1)
+    return PointClouds(torch.where(clouds.mask[..., None], moved, points), weights)

@@ -1,0 +1,14 @@
+"""Packages that only some parts need: imported on use, with a message that says how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The module; raises ImportError naming the extra that brings it if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{module} is needed for this: pip install "ddeq_fast[{extra}]" ({error})') from error

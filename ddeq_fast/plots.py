@@ -1,0 +1,128 @@
+"""Pictures of a run: its curves, and latent particles flowing to equilibrium. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.data.dataset import Batch
+from ddeq_fast.models import Classifier
+from ddeq_fast.optional import require
+from ddeq_fast.solvers import Auto, MMDFlow, Pushforward
+
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+
+
+def _figure(rows: int, columns: int, width: float, height: float):
+    """(figure, array of axes) drawn without a screen."""
+    require("matplotlib", "plots")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def curves(metrics: list[dict], path: Path) -> None:
+    """Loss, accuracy, evaluations a solve and residual against the training step, as a PNG.
+
+    `metrics` are the entries of a run's metrics.jsonl.
+    """
+    panels = [
+        ("loss", "cross-entropy", "log"),
+        ("accuracy", "error (1 - accuracy)", "log"),
+        ("evaluations", "evaluations of F a solve", "linear"),
+        ("worst_residual", "largest relative MMD residual", "log"),
+    ]
+    figure, axes = _figure(2, 2, 9, 6)
+    for axis, (key, label, scale) in zip(axes.flat, panels, strict=True):
+        for split, colour in (("train", _BLUE), ("test", _ORANGE)):
+            entries = [entry for entry in metrics if entry["split"] == split]
+            steps = [entry["step"] for entry in entries]
+            values = [1 - entry[key] if key == "accuracy" else entry[key] for entry in entries]
+            if scale == "log":  # an error of zero has no place on the axis: leave a gap
+                values = [value if value > 0 else float("nan") for value in values]
+            if split == "train":
+                axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+                axis.plot(steps, _smoothed(values), color=colour, label="train, running mean")
+            else:
+                axis.plot(steps, values, color=colour, marker="o", markersize=3, label="test")
+        axis.set(xlabel="step", ylabel=label, yscale=scale)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path)
+
+
+def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
+    """Exponential running mean, corrected for its start; gaps are skipped."""
+    result, total, weight = [], 0.0, 0.0
+    for value in values:
+        if value == value:
+            total, weight = (1 - share) * total + share * value, (1 - share) * weight + share
+        result.append(total / weight if weight else float("nan"))
+    return result
+
+
+@torch.no_grad()
+def trajectory(model: Classifier, x: Tensor, weights: Tensor, solver) -> tuple[Tensor, Tensor]:
+    """What `solver` evaluates F at for one cloud x (1, m, d): clouds (steps, n, dim_z), residuals (steps,)."""
+    visited, transport = [], model.ddeq.transport
+
+    def recorded(z, context, z_weights):
+        visited.append(z[0])
+        return transport(z, context, z_weights)
+
+    context = transport.encode(x, weights)
+    start = model.ddeq.start[None].to(x.dtype)
+    solver.solve(Pushforward(recorded, context), start)
+    z = torch.stack(visited)
+    residuals = []
+    problem = Pushforward(transport, context)
+    for cloud in z[:, None]:
+        residuals.append(float(problem.squared_mmd(cloud, problem.image(cloud), solver.kernel).sqrt()))
+    return z, torch.tensor(residuals) / residuals[0]
+
+
+def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 60) -> None:
+    """For each cloud of a small batch: the cloud, its latent particles on their way, and the residual; a PNG.
+
+    Particles are drawn in the plane of their first two principal components, pooled over all clouds.
+    """
+    model = model.eval().cpu()
+    flow, auto = MMDFlow(lr=1.0, max_steps=steps, tol=0.0), Auto(tol=1e-5, flow={"max_steps": 1})
+    clouds = [(x[None, w > 0], w[None, w > 0]) for x, w in zip(*batch.clouds, strict=True)]
+    paths = [trajectory(model, *cloud, flow) for cloud in clouds]
+    fast = [trajectory(model, *cloud, auto.anderson) for cloud in clouds]
+    points = torch.cat([z.flatten(0, 1) for z, _ in paths])
+    centre = points.mean(0)
+    axes_of_spread = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2]
+
+    figure, axes = _figure(len(clouds), 3, 10, 3 * len(clouds))
+    for row, ((x, w), (z, residual), (_, fast_residual)) in enumerate(zip(clouds, paths, fast, strict=True)):
+        left, middle, right = axes[row]
+        _draw_input(left, x[0], w[0])
+        left.set_title(f"input cloud, label {int(batch.labels[row])}")
+        plane = (z - centre) @ axes_of_spread.mT
+        middle.plot(*plane.unbind(-1), color=_GREY, linewidth=0.8)
+        middle.scatter(*plane[0].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
+        middle.scatter(*plane[-1].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
+        middle.set(title="latent particles along the flow", xlabel="first component", ylabel="second component")
+        right.semilogy(residual, color=_BLUE, label="flow")
+        right.semilogy(fast_residual, color=_GREEN, marker=".", label="auto")
+        right.set(title="residual", xlabel="evaluations of F", ylabel="MMD(Z, F(Z)), relative")
+        right.grid(alpha=0.3)
+        if row == 0:
+            middle.legend()
+            right.legend()
+    figure.savefig(path)
+
+
+def _draw_input(axis, points: Tensor, weights: Tensor) -> None:
+    """A cloud in the plane; a third coordinate, or else the weight, is the darkness of a point."""
+    shade = points[:, 2] if points.shape[1] > 2 else weights
+    axis.scatter(*points[:, :2].unbind(-1), c=shade, cmap="Greys", vmin=float(shade.min()) - 0.5, s=60, linewidths=0)
+    axis.set_aspect("equal")
