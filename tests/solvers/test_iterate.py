@@ -32,7 +32,7 @@ SOLVERS = {
     "adam": MMDFlow(optimizer=Adam(), **{**FLOW, "lr": 0.05}),
     "gradient": MMDFlow(Gaussian(3.0), stop_on="gradient", **FLOW),
     "anderson": Anderson(tol=1e-2),
-    "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow=FLOW),
+    "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow={**FLOW, "tol": 0.3}),
 }
 FLOWS = [name for name, solver in SOLVERS.items() if isinstance(solver, MMDFlow)]
 

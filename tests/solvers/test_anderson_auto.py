@@ -1,0 +1,235 @@
+"""Anderson acceleration against least squares written out, its limits, and Auto's guarantee."""
+
+import numpy as np
+import pytest
+import references
+import torch
+from problems import Recorder, affine, affine_context, affine_solution, close, fails, half_turn, small_transport
+
+from ddeq_fast import Gaussian, Riesz
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, solve
+from ddeq_fast.solvers.anderson import empty_history, mix
+
+
+def textbook_step(pairs, mixing):
+    """Of all affine combinations of the residuals y - z the shortest: sum_j alpha_j (z_j + mixing g_j)."""
+    z, g = (np.stack(part, 1) for part in zip(*[(z, y - z) for z, y in pairs], strict=True))
+    gamma = np.linalg.lstsq(g[:, 1:] - g[:, :1], -g[:, 0], rcond=None)[0] if len(pairs) > 1 else np.zeros(0)
+    alpha = np.concatenate(([1 - gamma.sum()], gamma))
+    return (z + mixing * g) @ alpha
+
+
+@pytest.mark.parametrize("mixing", [1.0, 0.4])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_mixing_is_constrained_least_squares(cloud, depth, mixing):
+    """Over the last `depth` pairs, for every sample on its own."""
+    z, history = cloud(2, 3, 4), empty_history(cloud(2, 3, 4), depth)
+    pairs = []
+    for step in range(7):
+        y = (2 * z).sin() + 0.3 * z.flip(1)
+        pairs.append((z.flatten(1).numpy(), y.flatten(1).numpy()))
+        z, history = mix(z, y, history, step, mixing, 0.0)
+        for b in range(2):
+            expected = textbook_step([(p[b], q[b]) for p, q in pairs[-depth:]], mixing)
+            assert np.allclose(z[b].flatten(), expected, atol=1e-10)
+
+
+def test_ridge_shortens_the_combination(cloud):
+    z, history = cloud(2, 3, 4), empty_history(cloud(2, 3, 4), 3)
+    _, history = mix(z, z.sin(), history, 0, 1.0, 0.0)
+    y = (z + 1).sin()
+    plain, weak, strong = (mix(z + 1, y, history, 1, 1.0, ridge)[0] for ridge in (0.0, 1e-3, 1e9))
+    assert close(strong, y, 1e-6) and not close(plain, y, 1e-3)
+    assert (weak - y).norm() < (plain - y).norm()
+
+
+@pytest.mark.parametrize("rates", [[0.1, 0.5, 0.95], [0.9, 3.0, 40.0]], ids=["contracting", "expanding"])
+def test_affine_maps_are_solved_to_high_accuracy(cloud, rates):
+    """In a handful of steps, whether or not plain iteration would converge."""
+    context = affine_context(rates)
+    particles, info = solve(Pushforward(affine, context), cloud(3, 4, 3), "anderson", tol=1e-6)
+    assert close(particles, affine_solution(context)[:, None].expand(3, 4, 3), 1e-8)
+    assert (info.evaluations <= 10).all()
+
+
+def test_acceleration_pays(cloud):
+    """Far fewer evaluations than plain iteration needs, log(tol) / log(rate)."""
+    transport = small_transport()
+    context = transport.encode(cloud(3, 6, 2))
+    rate_one = affine_context([0.99] * 3, d=20)
+    info = solve(Pushforward(affine, rate_one), cloud(3, 2, 20), "anderson", tol=1e-4, max_steps=100).info
+    assert info.evaluations.max() < 60 < np.log(1e-4) / np.log(0.99)
+    info = solve(Pushforward(transport, context), cloud(3, 4, 8), "anderson", tol=1e-8).info
+    assert info.converged.all()
+
+
+def test_the_iterate_of_least_residual_is_returned(cloud):
+    seen = []
+
+    def chaotic(z, context, weights):
+        seen.append(z.clone())
+        return 3.9 * z * (1 - z)
+
+    start = cloud(3, 4, 2).sigmoid()
+    particles, info = Anderson(tol=0.0, max_steps=15, patience=None).solve(Pushforward(chaotic, None), start)
+    residuals = np.stack([np.sqrt(references.squared_mmd(z, chaotic(z, None, None), Riesz(1.0))) for z in seen[:16]])
+    best = residuals.argmin(0)
+    assert len(set(best.tolist()) | {0, 15}) > 2
+    assert np.allclose(info.residual * info.scale, residuals.min(0), rtol=1e-6)
+    assert all(torch.equal(particles[i], seen[best[i]][i]) for i in range(3))
+
+
+def test_patience_ends_a_hopeless_solve(cloud):
+    """Particles go round in antipodal pairs, with no point to rest at."""
+    start = cloud(3, 4, 2)
+    with pytest.warns(ConvergenceWarning, match="3 of 3 samples"):
+        impatient = solve(Pushforward(half_turn, ()), start, "anderson", tol=1e-6, patience=7).info
+    assert (impatient.evaluations < 25).all() and (impatient.residual > 1e-3).all()
+    with pytest.warns(ConvergenceWarning, match="3 of 3 samples"):
+        patient = solve(Pushforward(half_turn, ()), start, "anderson", tol=1e-6, patience=None).info
+    assert (patient.evaluations == 61).all()
+
+
+@pytest.mark.parametrize("patience", [1, 5])
+def test_patience_counts_steps_without_halving(cloud, patience):
+    """A translation between numbers that add up exactly: the same residual in every step."""
+    problem, start = Pushforward(lambda z, context, weights: z + 1, ()), (8 * cloud(2, 3, 2)).round()
+    info = Anderson(patience=patience).solve(problem, start).info
+    assert info.evaluations.tolist() in ([patience + 1] * 2, [patience + 2] * 2)
+    assert torch.allclose(info.residual, torch.ones(2).double())
+
+
+def test_a_translation_has_no_equilibrium(cloud):
+    """Not at infinity either, to where differences of rounding errors extrapolate."""
+    info = Anderson().solve(Pushforward(lambda z, context, weights: z + 1, ()), cloud(2, 3, 2)).info
+    assert not info.converged.any() and torch.allclose(info.residual, torch.ones(2).double())
+
+
+def test_patience_is_kept_while_residuals_halve(cloud):
+    """The MMD falls by the root of 0.8 a step: it halves in seven, not in four."""
+    context = affine_context([0.8] * 2, d=1)
+    plain = {"ridge": 1e12, "tol": 1e-2, "max_steps": 100}  # such a ridge leaves plain iteration
+    problem, start = Pushforward(affine, context), cloud(2, 3, 1)
+    assert Anderson(patience=8, **plain).solve(problem, start).info.converged.all()
+    assert not Anderson(patience=4, **plain).solve(problem, start).info.converged.any()
+
+
+def test_repeated_residuals_do_no_harm(cloud):
+    """Differences of residuals that vanish give a singular system."""
+    context = affine_context([1e-12] * 2)
+    particles, info = Anderson(tol=0.0, max_steps=10).solve(Pushforward(affine, context), cloud(2, 4, 3))
+    assert close(particles, context[1][:, None].expand(2, 4, 3), 1e-9) and info.residual.isfinite().all()
+
+
+def test_frozen_particles_do_not_hold_up_the_others(cloud):
+    frozen = torch.tensor([[True, False, False, False]] * 3)
+    context, start = affine_context([0.1, 0.5, 0.95]), cloud(3, 4, 3)
+    particles, _ = Anderson(tol=0.0, max_steps=12).solve(Pushforward(affine, context, frozen=frozen), start)
+    assert torch.equal(particles[:, 0], start[:, 0])
+    expected = affine_solution(context)[:, None].expand(3, 3, 3)
+    assert close(particles[:, 1:], expected, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"depth": 1}, ValueError, "depth must be at least 2, got 1"),
+        ({"depth": 2.0}, TypeError, "depth must be an integer, got float"),
+        ({"mixing": 0.0}, ValueError, "mixing must lie in (0, 1], got 0.0"),
+        ({"mixing": 1.5}, ValueError, "mixing must lie in (0, 1], got 1.5"),
+        ({"ridge": -1.0}, ValueError, "ridge must lie in [0, inf), got -1.0"),
+        ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
+    ],
+)
+def test_bad_options_of_anderson(options, error, message):
+    with fails(error, message):
+        Anderson(**options)
+
+
+def test_anderson_needs_an_image_of_the_same_shape(cloud):
+    problem = Pushforward(lambda z, context, weights: torch.cat((z, z), 1), ())
+    with fails(ValueError, "Anderson needs an image of shape (2, 3, 2), got (2, 6, 2)"):
+        solve(problem, cloud(2, 3, 2), "anderson")
+
+
+TRANSPORT = small_transport()
+PROBLEMS = {
+    "contracting": (affine, lambda cloud: (affine_context([0.1, 0.5, 0.95], d=2), cloud(3, 4, 2))),
+    "expanding": (lambda z, c, w: 2 * z + (3 * z).sin() + 1, lambda cloud: ((), cloud(3, 4, 2))),
+    "permuting": (half_turn, lambda cloud: ((), cloud(3, 4, 2))),
+    "translating": (lambda z, c, w: z + 0.1, lambda cloud: ((), cloud(3, 4, 2))),
+    "chaotic": (lambda z, c, w: 3.9 * z * (1 - z), lambda cloud: ((), cloud(3, 4, 2).sigmoid())),
+    "network": (TRANSPORT, lambda cloud: (TRANSPORT.encode(cloud(3, 6, 2)), cloud(3, 4, 8))),
+}
+
+
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("kernel", [Riesz(1.0), Gaussian(1.0)], ids=str)
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("tol", [0.0, 0.2])
+def test_auto_never_ends_above_the_flow(cloud, name, kernel, tol, separable):
+    """Where the flow ends above the tolerance; below it, one cloud is as good as another."""
+    func, draw = PROBLEMS[name]
+    context, start = draw(cloud)
+    flow = {"lr": 0.3, "max_steps": 30}
+    problem = Pushforward(func if separable else lambda z, _, w: func(z, context, w), context if separable else None)
+    alone = MMDFlow(kernel, tol=tol, **flow).solve(problem, start).info
+    particles, info = Auto(kernel, tol=tol, anderson={"max_steps": 15}, flow=flow).solve(problem, start)
+    assert (info.residual <= alone.residual.clamp_min(tol) * (1 + 1e-9)).all()
+    assert torch.equal(info.converged, info.residual <= tol)
+    image = func(particles, context, None)
+    expected = references.squared_mmd(particles, image, kernel)
+    assert np.allclose((info.residual * info.scale) ** 2, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_auto_takes_the_better_of_both_sample_by_sample(cloud):
+    """Sample 0 is for Anderson, sample 1 for the flow."""
+    turn = torch.tensor([0.0, 1.0]).double().view(2, 1, 1)
+    problem = Pushforward(lambda z, c, w: torch.lerp(0.9 * z + 0.2, half_turn(z, c, w), c[0]), (turn,))
+    start, flow = cloud(2, 4, 2), {"lr": 0.3, "max_steps": 40}
+    anderson, by_flow = (
+        Anderson(tol=1e-3).solve(problem, start).info,
+        MMDFlow(tol=1e-3, **flow).solve(problem, start).info,
+    )
+    assert anderson.residual[0] < by_flow.residual[0] and anderson.residual[1] > by_flow.residual[1]
+    info = Auto(tol=1e-3, flow=flow).solve(problem, start).info
+    assert info.residual[0] == pytest.approx(float(anderson.residual[0]))
+    assert info.residual[1] <= by_flow.residual[1] * (1 + 1e-9)
+
+
+def test_auto_leaves_the_flow_out_where_anderson_converges(cloud):
+    func, context, start = Recorder(affine), affine_context([0.1, 0.5, 0.95]), cloud(3, 4, 3)
+    particles, info = solve(Pushforward(func, context), start)
+    expected, info_anderson = solve(Pushforward(affine, context), start, "anderson")
+    assert torch.equal(particles, expected) and torch.equal(info.evaluations, info_anderson.evaluations)
+    assert func.tracked == 0
+
+
+def test_auto_sends_only_the_failures_to_the_flow(cloud):
+    turn = torch.tensor([0.0, 1.0, 0.0]).double().view(3, 1, 1)
+    func = Recorder(lambda z, c, w: torch.lerp(0.5 * z, half_turn(z, c, w), c[0]))
+    info = Auto(flow={"max_steps": 8, "check_every": 1}).solve(Pushforward(func, (turn,)), cloud(3, 4, 2)).info
+    assert sum(func.batches) == info.evaluations.sum()
+    assert func.batches[-18:] == [1] * 18  # eight steps and a last look, twice
+    assert info.evaluations[1] > 18 and info.converged.tolist() == [True, False, True]
+
+
+def test_auto_passes_its_options_on():
+    auto = Auto(Gaussian(2.0), tol=1e-2, anderson={"depth": 3}, flow={"lr": 0.2, "gradient": "witness"})
+    assert auto.anderson.kernel == auto.flow.kernel == Gaussian(2.0)
+    assert auto.tol == auto.anderson.tol == auto.flow.tol == 1e-2
+    assert auto.anderson.depth == 3 and auto.flow.lr == 0.2 and not auto.flow.needs_vjp
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tol": -1.0}, ValueError, "tol must lie in [0, inf), got -1.0"),
+        ({"kernel": 1.0}, TypeError, "kernel must be a RadialKernel such as Riesz(1.0), got float"),
+        ({"anderson": {"depth": 0}}, ValueError, "depth must be at least 2, got 0"),
+        ({"flow": {"lr": -1.0}}, ValueError, "lr must lie in (0, inf), got -1.0"),
+    ],
+)
+def test_bad_options_of_auto(options, error, message):
+    with fails(error, message):
+        Auto(**options)
