@@ -1,5 +1,7 @@
 """Fixtures and settings shared by the tests."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,6 +9,8 @@ from hypothesis import settings
 from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, Mixture, Riesz
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which nothing has done yet
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("default")
 

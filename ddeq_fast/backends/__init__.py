@@ -31,14 +31,19 @@ class Backend(Protocol):
 
 _BACKENDS: dict[str, Backend] = {}
 _PREFERENCE: list[str] = []
+_AUTO_DEVICES: dict[str, tuple[str, ...] | None] = {}
 
 
-def register(name: str, backend: Backend, *, prefer: bool = False) -> None:
-    """Make `backend` known as `name`; if `prefer`, "auto" tries it before those registered so far."""
+def register(name: str, backend: Backend, *, prefer: bool = False, auto_devices: tuple[str, ...] | None = None) -> None:
+    """Make `backend` known as `name`; if `prefer`, "auto" tries it before those registered so far.
+
+    `auto_devices` are the types of device, such as "cuda", for which "auto" tries it: all if None.
+    """
     if name == "auto" or name in _BACKENDS:
         raise ValueError(f"backend name {name!r} is taken")
     _BACKENDS[name] = backend
     _PREFERENCE.insert(0 if prefer else len(_PREFERENCE), name)
+    _AUTO_DEVICES[name] = auto_devices
 
 
 def names() -> list[str]:
@@ -52,11 +57,15 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
     Raises ValueError if `name` is unknown or cannot run them (with its reason).
     """
     if name == "auto":
-        return next(n for n in _PREFERENCE if _BACKENDS[n].unsupported(x, y, kernel) is None)
+        return next(n for n in _PREFERENCE if _offered(n, x) and _BACKENDS[n].unsupported(x, y, kernel) is None)
     reason = get(name).unsupported(x, y, kernel)
     if reason is not None:
         raise ValueError(f"backend {name!r} cannot run this: {reason}")
     return name
+
+
+def _offered(name: str, x: Tensor) -> bool:
+    return _AUTO_DEVICES[name] is None or x.device.type in _AUTO_DEVICES[name]
 
 
 def get(name: str) -> Backend:
@@ -68,6 +77,7 @@ def get(name: str) -> Backend:
     return _BACKENDS[name]
 
 
-from ddeq_fast.backends import dense  # noqa: E402
+from ddeq_fast.backends import dense, triton  # noqa: E402
 
 register("dense", dense)
+register("triton", triton, prefer=True, auto_devices=("cuda",))  # elsewhere it is interpreted: only when named

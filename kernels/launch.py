@@ -1,0 +1,50 @@
+"""What launches have in common: block sizes by shape and architecture, sharing out of sources, outputs."""
+
+import torch
+import triton
+
+# (BLOCK_M targets, BLOCK_N sources, num_warps) by architecture, "other" for those not named; a table, so that no call
+# stops to tune. Low dimension: by the 32-bit registers a pair needs for its running sums (the first limit not
+# exceeded). Chosen from the machine code, see `python -m bench roofline`: fewest issue slots a pair without a spill.
+_LOW_D = {4: (64, 32, 4), 9: (64, 16, 4), 18: (32, 16, 4)}
+_LOW_D_WIDE = {4: (64, 32, 2), 9: (64, 16, 2), 18: (32, 16, 2)}
+LOW_D = {"evaluate": {"other": _LOW_D, "gfx942": _LOW_D_WIDE}, "tangent": {"other": _LOW_D, "gfx942": _LOW_D_WIDE}}
+
+
+def architecture(kernel):
+    """Compute capability as 10 x major + minor, or a name such as gfx942; "other" where `kernel` is interpreted."""
+    compiled = isinstance(kernel, triton.JITFunction)
+    return triton.runtime.driver.active.get_current_target().arch if compiled else "other"
+
+
+def low_d_block(sums, kernel, d, dtype):
+    """Block sizes of `sums`, a key of LOW_D, for the device on which `kernel` would run."""
+    table = LOW_D[sums]
+    registers = (d + 1) * dtype.itemsize // 4
+    sizes = table.get(architecture(kernel), table["other"])
+    return next(block for limit, block in sizes.items() if registers <= limit)
+
+
+def sum_dtype(x):
+    """The dtype that sums over x are carried out in: single precision at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def split(x, programs, tiles):
+    """Among how many programs to share out the sources of one, so that a GPU is filled: at least 8 tiles each."""
+    if not x.is_cuda:
+        return 1
+    wanted = triton.cdiv(4 * torch.cuda.get_device_properties(x.device).multi_processor_count, programs)
+    return max(1, min(wanted, tiles // 8))
+
+
+def outputs(x, splits, potential, field):
+    """Uninitialised u (splits, B, m) and f (splits, B, m, d); None for what is not wanted."""
+    shape, options = x.shape[:2], {"dtype": x.dtype if splits == 1 else sum_dtype(x), "device": x.device}
+    u = torch.empty(splits, *shape, **options) if potential else None
+    return u, torch.empty(splits, *x.shape, **options) if field else None
+
+
+def joined(x, *parts):
+    """Outputs with the splits added up, in the dtype of x."""
+    return tuple(None if p is None else p[0] if len(p) == 1 else p.sum(0).to(x.dtype) for p in parts)

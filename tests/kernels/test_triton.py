@@ -1,0 +1,235 @@
+"""The Triton backend: against the reference, in every shape of computation, dtype and corner."""
+
+import numpy as np
+import pytest
+import references
+import torch
+from ddeq_fast.kernels import launch, low_d
+
+from ddeq_fast import Gaussian, RadialKernel, Riesz, backends, field, potential, potential_and_field, squared_mmd
+from ddeq_fast.backends import dense, triton
+from ddeq_fast.potential import _tangent_formula
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+LOW = [1, 2, 3, 5, 8]
+
+
+def relative_error(value, expected):
+    """Error in the Euclidean norm, relative to what is expected."""
+    value, expected = value.detach().cpu().double().numpy(), np.asarray(expected)
+    assert value.shape == expected.shape
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+def assert_reference(x, y, v, kernel, device, tolerance=None):
+    u, f = potential_and_field(x.to(device), y.to(device), v.to(device), kernel, backend="triton")
+    assert u.dtype == f.dtype == x.dtype and u.device == f.device == x.to(device).device
+    expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
+    tolerance = tolerance or TOLERANCE[x.dtype]
+    assert relative_error(u, expected_u) <= tolerance
+    assert relative_error(f, expected_f) <= tolerance
+
+
+# Sums
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("d", LOW)
+def test_reference(kernel, d, dtype, device, cloud):
+    v = cloud(2 * 41).view(2, 41).to(dtype)
+    assert_reference(cloud(2, 67, d, dtype=dtype), cloud(2, 41, d, dtype=dtype), v, kernel, device)
+
+
+@pytest.mark.parametrize("m, n", [(1, 1), (1, 70), (70, 1), (64, 65), (3, 129)])
+def test_sizes(m, n, kernel, device, cloud):
+    assert_reference(cloud(m, 3), cloud(n, 3), cloud(n), kernel, device)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_single(dtype, kernel, device, cloud):
+    v = cloud(2 * 70).view(2, 70).to(dtype)
+    assert_reference(cloud(2, 9, 3, dtype=dtype), cloud(2, 70, 3, dtype=dtype), v, kernel, device)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_one_of_the_two(kernel, d, device, cloud):
+    inputs = [t.to(device) for t in (cloud(2, 66, d), cloud(2, 41, d), cloud(2 * 41).view(2, 41))]
+    u, f = potential_and_field(*inputs, kernel, backend="triton")
+    torch.testing.assert_close(potential(*inputs, kernel, backend="triton"), u, rtol=1e-14, atol=0)
+    torch.testing.assert_close(field(*inputs, kernel, backend="triton"), f, rtol=1e-14, atol=1e-15)
+
+
+def test_inputs_that_are_not_contiguous(kernel, device, cloud):
+    x, y = cloud(3, 70, 2).transpose(0, 2), cloud(3, 14, 2).transpose(0, 2)[:, ::2]
+    assert_reference(x, y, cloud(28).view(2, 14)[:, ::2], kernel, device)
+
+
+@pytest.mark.parametrize("splits", [2, 3, 7])
+def test_sources_shared_out_among_programs(splits, kernel, device, cloud, monkeypatch):
+    monkeypatch.setattr(low_d, "split", lambda *_: splits)
+    v = cloud(2 * 170).view(2, 170)
+    v[1, 20:] = 0
+    for dtype in (torch.float64, torch.float16):
+        assert_reference(cloud(2, 5, 3, dtype=dtype), cloud(2, 170, 3, dtype=dtype), v.to(dtype), kernel, device)
+
+
+def test_sources_are_shared_out_where_programs_are_few(monkeypatch):
+    class Properties:
+        multi_processor_count = 100
+
+    class OnGpu:
+        is_cuda, device = True, "cuda"
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    assert launch.split(OnGpu, 1000, 500) == 1
+    assert launch.split(OnGpu, 1, 7) == 1
+    assert launch.split(OnGpu, 1, 80) == 10
+    assert launch.split(OnGpu, 40, 500) == 10
+    assert launch.split(torch.zeros(1), 1, 500) == 1
+
+
+# Padding, coincidence, offsets
+
+
+@pytest.mark.parametrize("garbage", [0.0, -3.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_zero_charges_are_padding(kernel, garbage, dtype, device, cloud):
+    """Ragged: a whole cloud, whole tiles, part of a tile, holes."""
+    x, y, v = cloud(4, 5, 3, dtype=dtype), cloud(4, 150, 3, dtype=dtype), cloud(600).view(4, 150).to(dtype)
+    v[1, 33:], v[2, 64:], v[3, 10:120] = 0, 0, 0
+    y[1, 33:], y[2, 64:], y[3, 10:120] = garbage, garbage, garbage
+    assert_reference(x, y, v, kernel, device)
+
+
+def test_a_cloud_without_charges(kernel, device, cloud):
+    y, v = cloud(2, 70, 3).to(device), cloud(140).view(2, 70).to(device)
+    v[0] = 0
+    u, f = potential_and_field(y, y, v, kernel, backend="triton")
+    assert (u[0] == 0).all() and (f[0] == 0).all() and (f[1] != 0).any()
+
+
+def test_whole_blocks_of_padding_are_not_read(device, cloud):
+    """NaN positions after the last charge's tile leave no trace."""
+    x, y, v = cloud(1, 5, 3), cloud(1, 300, 3), torch.zeros(1, 300, dtype=torch.float64)
+    v[0, 17] = 1
+    y[0, 64:] = float("nan")
+    u, f = triton.evaluate(x.to(device), y.to(device), v.to(device), Riesz(1.0), True, True)
+    expected_u, expected_f = references.potential_and_field(x, y[:, :64], v[:, :64], Riesz(1.0))
+    assert relative_error(u, expected_u) <= 1e-12 and relative_error(f, expected_f) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_coincident_points_feel_no_force(kernel, dtype, device, cloud):
+    x = cloud(1, 3, dtype=dtype).expand(70, 3).to(device)
+    v = cloud(70, dtype=dtype).to(device)
+    u, f = potential_and_field(x, x, v, kernel, backend="triton")
+    assert (f == 0).all()
+    expected = float(v.sum()) * references.at_zero(kernel) * torch.ones_like(u)
+    torch.testing.assert_close(u, expected, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_some_coincident_pairs(kernel, dtype, device, cloud):
+    y = cloud(2, 66, 3, dtype=dtype)
+    x = torch.cat((y[:, :2], cloud(2, 3, 3, dtype=dtype)), 1)
+    assert_reference(x, y, cloud(132).view(2, 66).to(dtype), kernel, device)
+    assert_reference(y, y, cloud(132).view(2, 66).to(dtype), kernel, device)
+
+
+@pytest.mark.parametrize("d", [3])
+def test_far_from_the_origin(kernel, d, device, cloud):
+    x, y = (cloud(2, n, d, dtype=torch.float32) + 1e4 for n in (7, 70))
+    assert_reference(x, y, cloud(140).view(2, 70).float(), kernel, device)
+
+
+# Derivatives
+
+
+def inputs_of(cloud, device, m, n, d, dtype=torch.float64):
+    tensors = cloud(2, m, d), cloud(2, n, d), cloud(2 * n).view(2, n), cloud(2, m, d), cloud(2, n, d)
+    return [t.to(device, dtype) for t in tensors]
+
+
+def tangent_terms(x, y, v, s, t, kernel):
+    """The sum over j of the absolute values of all terms of (du, df)."""
+    d, move = x[:, :, None] - y[:, None], s[:, :, None] - t[:, None]
+    q, along = d.square().sum(-1), (d * move).sum(-1)
+    phi, bend = v[:, None] * kernel.phi(q), 2 * v[:, None] * kernel.dphi(q) * along
+    return (phi * along).abs().sum(-1), ((phi[..., None] * move).abs() + (bend[..., None] * d).abs()).sum(2)
+
+
+def assert_tangent(inputs, kernel, tolerance):
+    """Errors relative to the terms, which may cancel: on a line df = 0 for the energy distance."""
+    found, double = triton.tangent(*inputs, kernel), [t.cpu().double() for t in inputs]
+    for value, exact, terms in zip(
+        found, _tangent_formula(*double, kernel), tangent_terms(*double, kernel), strict=True
+    ):
+        assert value.dtype == inputs[0].dtype and value.shape == exact.shape
+        assert (value.cpu() - exact).norm() <= tolerance * terms.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("d", LOW)
+def test_tangent(kernel, d, dtype, device, cloud):
+    inputs = inputs_of(cloud, device, 67, 70, d, dtype)
+    inputs[1][:, :3] = inputs[0][:, :3]  # coincident, but moving apart
+    inputs[2][1, 30:] = 0
+    assert_tangent(inputs, kernel, TOLERANCE[dtype])
+
+
+def test_tangent_of_coincident_points(kernel, device, cloud):
+    """A cusp's curvature is taken as zero there; everything stays finite."""
+    x = cloud(1, 1, 3).expand(1, 66, 3).float().to(device)
+    s, t, v = cloud(1, 66, 3).float().to(device), cloud(1, 66, 3).float().to(device), torch.ones_like(x[..., 0])
+    found = triton.tangent(x, x, v, s, t, kernel)
+    for value, expected in zip(found, dense.tangent(x, x, v, s, t, kernel), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_second_derivatives_agree_with_the_dense_backend(kernel, d, device, cloud):
+    x, y, v, move, _ = (t.requires_grad_() for t in inputs_of(cloud, device, 5, 66, d))
+
+    def derivatives(backend):
+        u, f = potential_and_field(x, y, v, kernel, backend=backend)
+        first = torch.autograd.grad((u * u).sum() + (f * move).sum(), (x, y, v), create_graph=True)
+        return *first, *torch.autograd.grad(sum((g * g).sum() for g in first), (x, y, v, move))
+
+    for value, expected in zip(derivatives("triton"), derivatives("dense"), strict=True):
+        assert relative_error(value, expected.detach().cpu()) <= 1e-11
+
+
+# Choice of the backend
+
+
+def test_auto_interprets_nothing(cloud):
+    assert backends.resolve("auto", cloud(3, 2), cloud(3, 2), Riesz()) != "triton"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_auto_on_a_gpu(cloud):
+    assert backends.resolve("auto", cloud(3, 2).cuda(), cloud(3, 2).cuda(), Riesz()) == "triton"
+
+
+class Cosine(RadialKernel):
+    """A kernel for which there is no Triton code."""
+
+
+def test_refusals(cloud, monkeypatch):
+    x, on_meta = cloud(3, 2), torch.zeros(3, 2, device="meta")
+    with pytest.raises(ValueError, match=r"'triton' cannot run this: needs a tensor on a GPU .*got one on meta$"):
+        squared_mmd(on_meta, on_meta, backend="triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for unknown in (Cosine(), 2.0 * Cosine() + Gaussian(1.0)):
+        with pytest.raises(ValueError, match=r"has no code for the kernel Cosine$"):
+            squared_mmd(x, x, unknown, backend="triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match="needs a tensor on a GPU"):
+        squared_mmd(x, x, backend="triton")
+
+
+def test_a_bandwidth_reaches_double_precision(device, cloud):
+    """Shapes and weights pass through single precision in two parts."""
+    kernel = 0.1 * Gaussian(0.7) + (1 / 3) * Riesz(0.9)
+    assert_reference(cloud(66, 2), cloud(9, 2), cloud(9), kernel, device)
