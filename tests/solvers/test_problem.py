@@ -25,14 +25,15 @@ def test_func_is_called_with_context_and_weights(cloud):
     assert [(a is b) for a, b in zip(seen[0], (z, "context", weights), strict=True)] == [True] * 3
 
 
-def test_linearise_is_the_transposed_jacobian(cloud):
+@pytest.mark.parametrize("reusable", [False, True])
+def test_linearise_is_the_transposed_jacobian(cloud, reusable):
     transport, z = small_transport(), cloud(1, 3, 8)
     context = transport.encode(cloud(1, 5, 2))
     problem = Pushforward(transport, context)
-    y, vjp = problem.linearise(z)
+    y, vjp = problem.linearise(z, reusable=reusable)
     jacobian = torch.autograd.functional.jacobian(lambda z: transport(z, context), z).view(24, 24)
     assert torch.equal(y, transport(z, context)) and not y.requires_grad
-    for g in (cloud(1, 3, 8), cloud(1, 3, 8)):  # as often as one likes
+    for g in (cloud(1, 3, 8), cloud(1, 3, 8))[: 1 + reusable]:
         assert close(vjp(g), (g.flatten() @ jacobian).view(1, 3, 8))
     assert not z.requires_grad
 
