@@ -92,7 +92,7 @@ class ImplicitFunction(Backward):
 
         def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
-            _, vjp = problem.linearise(z)
+            _, vjp = problem.linearise(z, reusable=True)
 
             def transpose(g: Tensor) -> Tensor:
                 info.evaluations += 1

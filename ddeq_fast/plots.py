@@ -10,7 +10,7 @@ from torch import Tensor
 from ddeq_fast.data.dataset import Batch
 from ddeq_fast.models import Classifier
 from ddeq_fast.optional import require
-from ddeq_fast.solvers import Auto, MMDFlow, Pushforward
+from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
@@ -68,23 +68,25 @@ def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
 
 
 @torch.no_grad()
-def trajectory(model: Classifier, x: Tensor, weights: Tensor, solver) -> tuple[Tensor, Tensor]:
-    """What `solver` evaluates F at for one cloud x (1, m, d): clouds (steps, n, dim_z), residuals (steps,)."""
+def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tuple[Tensor, Tensor]:
+    """Where `solver` evaluates F: clouds (steps, B, n, dim_z), and their residuals relative to the first (steps, B).
+
+    Evaluations after a sample has converged hold NaN in its residual.
+    """
     visited, transport = [], model.ddeq.transport
+    context = transport.encode(*batch.clouds)
 
-    def recorded(z, context, z_weights):
-        visited.append(z[0])
-        return transport(z, context, z_weights)
+    def recorded(z, _, weights):
+        visited.append(z)
+        return transport(z, context, weights)
 
-    context = transport.encode(x, weights)
-    start = model.ddeq.start[None].to(x.dtype)
-    solver.solve(Pushforward(recorded, context), start)
-    z = torch.stack(visited)
-    residuals = []
+    start = model.ddeq.start.expand(len(batch.labels), -1, -1)
+    info = solver.solve(Pushforward(recorded), start).info
     problem = Pushforward(transport, context)
-    for cloud in z[:, None]:
-        residuals.append(float(problem.squared_mmd(cloud, problem.image(cloud), solver.kernel).sqrt()))
-    return z, torch.tensor(residuals) / residuals[0]
+    squared = torch.stack([problem.squared_mmd(z, problem.image(z), solver.kernel) for z in visited])
+    residuals = (squared / squared[0]).sqrt()
+    spent = torch.arange(len(visited))[:, None] >= info.evaluations
+    return torch.stack(visited), residuals.masked_fill(spent, torch.nan)
 
 
 def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 60) -> None:
@@ -93,31 +95,28 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 60) ->
     Particles are drawn in the plane of their first two principal components, pooled over all clouds.
     """
     model = model.eval().cpu()
-    flow, auto = MMDFlow(lr=1.0, max_steps=steps, tol=0.0), Auto(tol=1e-5, flow={"max_steps": 1})
-    clouds = [(x[None, w > 0], w[None, w > 0]) for x, w in zip(*batch.clouds, strict=True)]
-    paths = [trajectory(model, *cloud, flow) for cloud in clouds]
-    fast = [trajectory(model, *cloud, auto.anderson) for cloud in clouds]
-    points = torch.cat([z.flatten(0, 1) for z, _ in paths])
+    z, flow = trajectory(model, batch, MMDFlow(lr=1.0, max_steps=steps, tol=0.0))
+    _, anderson = trajectory(model, batch, Anderson(tol=1e-5, max_steps=steps))
+    points = z.flatten(0, 2)
     centre = points.mean(0)
-    axes_of_spread = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2]
+    components = torch.linalg.eigh((points - centre).mT @ (points - centre)).eigenvectors[:, -2:].flip(1)
+    plane = (z - centre) @ components  # (steps, B, n, 2)
 
-    figure, axes = _figure(len(clouds), 3, 10, 3 * len(clouds))
-    for row, ((x, w), (z, residual), (_, fast_residual)) in enumerate(zip(clouds, paths, fast, strict=True)):
-        left, middle, right = axes[row]
-        _draw_input(left, x[0], w[0])
-        left.set_title(f"input cloud, label {int(batch.labels[row])}")
-        plane = (z - centre) @ axes_of_spread.mT
-        middle.plot(*plane.unbind(-1), color=_GREY, linewidth=0.8)
-        middle.scatter(*plane[0].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
-        middle.scatter(*plane[-1].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
+    figure, axes = _figure(len(batch.labels), 3, 10, 3 * len(batch.labels))
+    for i, (left, middle, right) in enumerate(axes):
+        present = batch.clouds.mask[i]
+        _draw_input(left, batch.clouds.points[i, present], batch.clouds.weights[i, present])
+        left.set_title(f"input cloud, label {int(batch.labels[i])}")
+        middle.plot(*plane[:, i].unbind(-1), color=_GREY, linewidth=0.8)
+        middle.scatter(*plane[0, i].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
+        middle.scatter(*plane[-1, i].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
         middle.set(title="latent particles along the flow", xlabel="first component", ylabel="second component")
-        right.semilogy(residual, color=_BLUE, label="flow")
-        right.semilogy(fast_residual, color=_GREEN, marker=".", label="auto")
+        right.semilogy(flow[:, i], color=_BLUE, label="flow")
+        right.semilogy(anderson[:, i], color=_GREEN, marker=".", label="Anderson")
         right.set(title="residual", xlabel="evaluations of F", ylabel="MMD(Z, F(Z)), relative")
         right.grid(alpha=0.3)
-        if row == 0:
-            middle.legend()
-            right.legend()
+    axes[0, 1].legend()
+    axes[0, 2].legend()
     figure.savefig(path)
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ddeq_fast.data.dataset import Batch, Split, generator
 from ddeq_fast.implicit import jacobian_norm
 from ddeq_fast.models import Classification, Classifier
 from ddeq_fast.optional import require
+from ddeq_fast.solvers import ConvergenceWarning
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"
 _WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers
@@ -119,7 +121,7 @@ class Trainer:
         """One optimizer step on a batch; returns its metrics."""
         self.model.train()
         clouds, labels = batch.clouds.to(self.device), batch.labels.to(self.device)
-        with self._randomness(_STEP, self.step):
+        with self._randomness(_STEP, self.step), _convergence_in_metrics():
             out = self.model(*clouds)
             loss = F.cross_entropy(out.logits, labels)
             objective = loss
@@ -128,7 +130,7 @@ class Trainer:
                 norm = jacobian_norm(equilibrium.problem, equilibrium.particles).mean()
                 objective = loss + self.config.jacobian * norm
         if not torch.isfinite(objective):
-            raise FloatingPointError(f"loss is {float(objective)} at step {self.step}: try a smaller lr")
+            raise FloatingPointError(f"loss is {objective.item()} at step {self.step}: try a smaller lr")
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -137,7 +139,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.step += 1
-        metrics = {"split": "train", "loss": float(loss), **_summary(out, labels), "lr": lr}
+        metrics = {"split": "train", "loss": float(loss.detach()), **_summary(out, labels), "lr": lr}
         if self.config.jacobian > 0:
             metrics["jacobian"] = float(norm.detach())
         return metrics
@@ -176,7 +178,8 @@ class Trainer:
                 if rest == 0 and (finished or epoch % config.eval_every == 0):
                     result = self._timed(self.evaluate)
                     self._log(result)
-                    bar.write(f"epoch {epoch:3d}  {_brief(result)}", file=sys.stderr)
+                    if progress:
+                        bar.write(f"epoch {epoch:3d}  {_brief(result)}", file=sys.stderr)
                     if result["accuracy"] > self.best:
                         self.best = result["accuracy"]
                         self.save(BEST)
@@ -210,12 +213,21 @@ def evaluate(model: Classifier, split: Split, device: torch.device, batch_size: 
     parts = []
     for batch in split.batches(batch_size):
         clouds, labels = batch.clouds.to(device), batch.labels.to(device)
-        out = model(*clouds)
+        with _convergence_in_metrics():
+            out = model(*clouds)
         loss = float(F.cross_entropy(out.logits, labels))
         parts.append((len(labels), {"loss": loss, **_summary(out, labels)}))
     total = sum(n for n, _ in parts)
     mean = {key: sum(n * part[key] for n, part in parts) / total for key in parts[0][1]}
     return {**mean, "worst_residual": max(part["worst_residual"] for _, part in parts)}
+
+
+@contextmanager
+def _convergence_in_metrics():
+    """No warnings of samples above the tolerance: metrics count them, and a warning a step would hide the rest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _summary(out: Classification, labels: Tensor) -> dict:

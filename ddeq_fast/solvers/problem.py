@@ -46,8 +46,11 @@ class Pushforward:
         """F(z)."""
         return self.func(z, self.context, self.weights)
 
-    def linearise(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-        """F(z) and the map g -> J^T g; None in its place where F(z) does not depend on z."""
+    def linearise(self, z: Tensor, *, reusable: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        """F(z) and the map g -> J^T g; None in its place where F(z) does not depend on z.
+
+        The map may be applied once, after which its memory is free, or again and again if `reusable`.
+        """
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             y = self.image(z)
@@ -55,7 +58,7 @@ class Pushforward:
             return y, None
 
         def vjp(g: Tensor) -> Tensor:
-            (out,) = torch.autograd.grad(y, z, g, allow_unused=True)
+            (out,) = torch.autograd.grad(y, z, g, allow_unused=True, retain_graph=reusable)
             return torch.zeros_like(z) if out is None else out
 
         return y.detach(), vjp

@@ -1,0 +1,83 @@
+"""Padding and normalisation of clouds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddeq_fast.clouds import PointClouds, normalise, pad
+
+GOLDEN = np.load(Path(__file__).with_name("golden") / "misc.npz", allow_pickle=False)
+
+
+def test_pad_keeps_points_and_marks_padding(cloud):
+    clouds = [cloud(n, 3) for n in (4, 1, 6)]
+    batch = pad(clouds)
+    assert batch.points.shape == (3, 6, 3) and batch.weights.shape == (3, 6)
+    for points, weights, original in zip(*batch, clouds, strict=True):
+        assert torch.equal(points[weights > 0], original)
+        assert (points[weights == 0] == 0).all() and (weights[: len(original)] == 1).all()
+    assert torch.equal(batch.mask, batch.weights > 0)
+
+
+def test_pad_with_weights_and_multiple(cloud):
+    clouds, weights = [cloud(5, 2), cloud(3, 2)], [torch.rand(5).double() + 0.1, torch.rand(3).double() + 0.1]
+    batch = pad(clouds, weights, multiple=4)
+    assert batch.points.shape == (2, 8, 2)
+    assert torch.equal(batch.weights[1, :3], weights[1]) and (batch.weights[1, 3:] == 0).all()
+    assert batch.to(torch.float32).points.dtype == torch.float32
+
+
+def test_normalise_matches_the_original_implementation():
+    raw = [torch.tensor(GOLDEN[f"normalize/raw{i}"]) for i in range(3)]
+    result = normalise(*pad(raw))
+    torch.testing.assert_close(result, torch.tensor(GOLDEN["normalize/batch"]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normalised_clouds_have_unit_deviation_whatever_their_padding_holds(cloud, dtype):
+    points = (cloud(2, 9, 3) * torch.tensor([0.01, 1.0, 50.0]) + 20).to(dtype)
+    weights = torch.ones(2, 9, dtype=dtype)
+    weights[1, 5:] = 0
+    points[1, 5:] = 1e6
+    result = normalise(points, weights)
+    assert (result[1, 5:] == 0).all()
+    for row, count in ((0, 9), (1, 5)):
+        real = result[row, :count].double()
+        torch.testing.assert_close(real.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(real.std(0, correction=0), torch.ones(3).double(), rtol=1e-3, atol=0)
+
+
+def test_a_constant_coordinate_is_only_centred():
+    points = torch.rand(7, 2)
+    points[:, 1] = 0.1
+    assert normalise(points)[:, 1].abs().max() < 1e-6
+
+
+def test_unbatched_equals_batched(cloud):
+    points = cloud(6, 2)
+    assert torch.equal(normalise(points), normalise(points[None])[0])
+
+
+@pytest.mark.parametrize(
+    "clouds, weights, error, message",
+    [
+        ([], None, ValueError, "clouds must hold at least one cloud, got none"),
+        ([torch.zeros(3, 2), torch.zeros(0, 2)], None, ValueError, r"clouds\[1\] is an empty cloud: shape \(0, 2\)"),
+        ([torch.zeros(3, 2), torch.zeros(4, 3)], None, ValueError, r"clouds\[1\] has points in dimension 3"),
+        ([torch.zeros(3, 2), torch.zeros(4, 2).double()], None, TypeError, r"clouds\[1\] has dtype torch.float64"),
+        ([torch.full((3, 2), torch.nan)], None, ValueError, r"clouds\[0\] must be finite, got 6 NaN"),
+        ([torch.zeros(1, 3, 2)], None, ValueError, r"clouds\[0\] must have shape \(n, d\), got \(1, 3, 2\)"),
+        ([torch.zeros(3, 2)], [], ValueError, "weights must hold one entry a cloud, got 0 for 1 clouds"),
+        ([torch.zeros(3, 2)], [torch.ones(2)], ValueError, r"weights\[0\] must have shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_bad_clouds(clouds, weights, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        pad(clouds, weights)
+
+
+def test_a_cloud_of_padding_alone_cannot_be_normalised():
+    with pytest.raises(ValueError, match=r"^points_weights leaves no point in cloud 1 of the batch"):
+        normalise(*PointClouds(torch.zeros(2, 3, 2), torch.tensor([[1.0, 1, 1], [0, 0, 0]])))
