@@ -214,6 +214,21 @@ def test_auto_sends_only_the_failures_to_the_flow(cloud):
     assert info.evaluations[1] > 18 and info.converged.tolist() == [True, False, True]
 
 
+def test_auto_tries_the_flow_from_the_best_iterate_then_from_the_start(cloud):
+    seen, start = [], cloud(2, 4, 2)
+
+    def func(z, context, weights):
+        seen.append(z.detach().clone())
+        return half_turn(z, context, weights)
+
+    problem = Pushforward(func, ())
+    best, _ = Anderson(max_steps=6).solve(problem, start)
+    seen.clear()
+    Auto(anderson={"max_steps": 6}, flow={"max_steps": 3}).solve(problem, start)
+    assert len(seen) == 7 + 4 + 4 and not torch.equal(best, start)
+    assert torch.equal(seen[7], best) and torch.equal(seen[11], start)
+
+
 def test_auto_passes_its_options_on():
     auto = Auto(Gaussian(2.0), tol=1e-2, anderson={"depth": 3}, flow={"lr": 0.2, "gradient": "witness"})
     assert auto.anderson.kernel == auto.flow.kernel == Gaussian(2.0)

@@ -18,6 +18,7 @@ from ddeq_fast.solvers import (
     MMDFlow,
     Pushforward,
     make,
+    names,
     register,
     solve,
 )
@@ -268,6 +269,7 @@ def test_solvers_are_looked_up_by_name(context, start):
     assert type(make("anderson")) is Anderson and type(make("auto")) is Auto
     solver = Anderson()
     assert make(solver) is solver
+    assert {"flow", "anderson", "auto"} <= set(names())
 
 
 def test_users_register_solvers_of_their_own(context, start, monkeypatch):
