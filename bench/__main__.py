@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer",)
+COMMANDS = ("layer", "roofline")
 
 
 def _summary(name: str) -> str:

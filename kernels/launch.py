@@ -6,9 +6,16 @@ import triton
 # (BLOCK_M targets, BLOCK_N sources, num_warps) by architecture, "other" for those not named; a table, so that no call
 # stops to tune. Low dimension: by the 32-bit registers a pair needs for its running sums (the first limit not
 # exceeded). Chosen from the machine code, see `python -m bench roofline`: fewest issue slots a pair without a spill.
-_LOW_D = {4: (64, 32, 4), 9: (64, 16, 4), 18: (32, 16, 4)}
-_LOW_D_WIDE = {4: (64, 32, 2), 9: (64, 16, 2), 18: (32, 16, 2)}
-LOW_D = {"evaluate": {"other": _LOW_D, "gfx942": _LOW_D_WIDE}, "tangent": {"other": _LOW_D, "gfx942": _LOW_D_WIDE}}
+LOW_D = {
+    "evaluate": {
+        "other": {4: (64, 32, 4), 9: (64, 16, 4), 18: (32, 16, 4)},
+        "gfx942": {4: (64, 32, 2), 9: (64, 16, 2), 18: (32, 16, 2)},
+    },
+    "tangent": {
+        "other": {4: (64, 16, 4), 10: (32, 16, 4), 18: (16, 16, 4)},
+        "gfx942": {4: (64, 16, 2), 10: (32, 16, 2), 18: (16, 16, 2)},
+    },
+}
 
 
 def architecture(kernel):

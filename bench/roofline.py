@@ -1,0 +1,151 @@
+"""Bound on the speed of the Triton kernels by their machine code: issue slots a pair, pairs a second on named GPUs.
+
+Nothing is run. Each kernel is compiled for the target as its launcher would launch it, and the instructions of its
+main loop are counted; the slowest of the units that execute them sets the bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import sass
+
+# Thread instructions a clock and multiprocessor, by target: CUDA C++ programming guide, arithmetic throughput table;
+# "issue" is four schedulers times 32 threads.
+THROUGHPUT = {
+    "sm_80": {"issue": 128, "fp32": 64, "special": 16, "fp64": 32},
+    "sm_90": {"issue": 128, "fp32": 128, "special": 16, "fp64": 64},
+    "sm_100": {"issue": 128, "fp32": 128, "special": 16, "fp64": 64},
+}
+# Multiprocessors and boost clock in GHz, by target.
+GPUS = {
+    "sm_80": {"A100 SXM": (108, 1.41)},
+    "sm_90": {"H100 SXM, H200": (132, 1.98)},
+    "sm_100": {"B200": (148, 1.98)},
+}
+# Opcodes by the unit that executes them, with the operations one instruction stands for.
+UNITS = {
+    "fp32": {"FADD": 1, "FMUL": 1, "FFMA": 1, "FADD2": 2, "FMUL2": 2, "FFMA2": 2},
+    "special": {"MUFU": 1},
+    "fp64": {"DADD": 1, "DMUL": 1, "DFMA": 1},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One launch: `sums` of the Triton backend on clouds of n points in dimension d."""
+
+    sums: str = "evaluate"
+    d: int = 3
+    n: int = 4096
+    kinds: tuple[str, ...] = ("riesz_1",)
+    potential: bool = True
+    field: bool = True
+    dtype: torch.dtype = torch.float32
+
+    def launch(self) -> None:
+        """Call the launcher with tensors that have no values."""
+        from ddeq_fast.kernels import low_d, radial, tangent
+
+        x, v = (torch.empty(shape, dtype=self.dtype, device="meta") for shape in ((2, self.n, self.d), (2, self.n)))
+        kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
+        if self.sums == "tangent":
+            tangent.low_d(x, x, v, x, x, *kernel)
+        else:
+            low_d.evaluate(x, x, v, *kernel, self.potential, self.field)
+
+
+CASES = {
+    "d=1": Case(d=1),
+    "d=2": Case(d=2),
+    "d=3": Case(d=3),
+    "d=3, potential": Case(field=False),
+    "d=3, field": Case(potential=False),
+    "d=8": Case(d=8),
+    "d=3, gaussian": Case(kinds=("gaussian",)),
+    "d=3, mixture": Case(kinds=("riesz_1", "gaussian", "laplacian")),
+    "d=3, float64": Case(dtype=torch.float64),
+    "d=8, float64": Case(d=8, dtype=torch.float64),
+    "d=3, float16": Case(dtype=torch.float16),
+    "d=3, tangent": Case("tangent"),
+    "d=8, tangent": Case("tangent", d=8),
+    "d=3, tangent, mixture": Case("tangent", kinds=("riesz_1", "gaussian", "laplacian")),
+    "d=4, tangent, float64": Case("tangent", d=4, dtype=torch.float64),
+    "d=8, tangent, float64": Case("tangent", d=8, dtype=torch.float64),
+}
+
+
+def bounds(slots: float, loop: dict, pairs: int, target: str) -> dict[str, float]:
+    """Clocks a pair on one multiprocessor, by unit; `pairs` share the loop's instructions, counted a thread."""
+    rate = THROUGHPUT[target]
+    found = {"issue": slots / rate["issue"]}
+    for unit, weights in UNITS.items():
+        found[unit] = sum(loop.get(opcode, 0) * weight for opcode, weight in weights.items()) / pairs / rate[unit]
+    return found
+
+
+def measure(target: str, cases: dict[str, Case]) -> list[dict]:
+    """A row for each case, read from its machine code."""
+    rows = []
+    for name, case in cases.items():
+        with sass.compiling(target) as codes:
+            case.launch()
+        code = codes[-1]
+        registers, spilled = code.resources()
+        row = {"case": name, "registers": registers, "spilled": spilled, "warps": code.warps, "shared": code.shared}
+        if target in THROUGHPUT:
+            loop = code.main_loop()
+            row |= {"opcodes": code.opcodes(), "loop": loop.opcodes, "slots": code.slots_per_pair()}
+            clocks = bounds(row["slots"], loop.opcodes, code.pairs_per_thread(), target)
+            row["bound"] = max(clocks, key=clocks.get)
+            row["pairs_per_s"] = {
+                gpu: count * clock * 1e9 / clocks[row["bound"]] for gpu, (count, clock) in GPUS[target].items()
+            }
+        rows.append(row)
+    return rows
+
+
+def report(rows: list[dict], target: str) -> str:
+    """The rows as a Markdown table."""
+    gpus = list(GPUS.get(target, ()))
+    heads = ["case", "registers", "spilled", "slots a pair", "bound", *(f"{gpu}: Gpairs/s at most" for gpu in gpus)]
+    lines = [
+        f"{target}: bounds from the machine code, not measurements",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+    ]
+    for row in rows:
+        cells = [row["case"], str(row["registers"]), str(row["spilled"])]
+        cells += [f"{row['slots']:.2f}", row["bound"]] if "slots" in row else ["", ""]
+        cells += [f"{row['pairs_per_s'][gpu] / 1e9:.0f}" for gpu in gpus]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench roofline", description=__doc__.splitlines()[0])
+    parser.add_argument("--target", choices=sass.TARGETS, default="sm_90", help="default: %(default)s")
+    parser.add_argument("--case", choices=CASES, action="append", help="may be repeated; all if left out")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Compile, count, print the table, write the JSON file if asked."""
+    args = _parser().parse_args(argv)
+    reason = sass.missing()
+    if reason:
+        print(f"bench roofline: error: {reason}", file=sys.stderr)
+        return 1
+    rows = measure(args.target, {name: CASES[name] for name in args.case or CASES})
+    print(report(rows, args.target))
+    if args.json:
+        args.json.write_text(json.dumps({"target": args.target, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0

@@ -1,0 +1,60 @@
+"""Machine code of the kernels, compiled for GPUs that need not be there: spills, issue slots, instructions used.
+
+The compiler runs in a process of its own: in this one triton may have been imported as an interpreter.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # where the benchmarks lie, if they came along
+sass = pytest.importorskip("bench.sass", reason="no benchmarks beside the tests")
+pytestmark = pytest.mark.skipif(sass.missing() is not None, reason=f"cannot compile: {sass.missing()}")
+
+NVIDIA = [target for target in sass.TARGETS if target.startswith("sm_")]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """rows(target): {case: what `python -m bench roofline` found}, made once a target."""
+    made = {}
+
+    def make(target):
+        if target not in made:
+            file = tmp_path_factory.mktemp("roofline") / "rows.json"
+            command = [sys.executable, "-m", "bench", "roofline", "--target", target, "--json", str(file)]
+            environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+            result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stderr
+            made[target] = {row["case"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
+        return made[target]
+
+    return make
+
+
+@pytest.mark.parametrize("target", sass.TARGETS)
+def test_nothing_spills(target, rows):
+    assert {name: row["spilled"] for name, row in rows(target).items() if row["spilled"]} == {}
+
+
+@pytest.mark.parametrize("case, most", [("d=2", 11), ("d=3", 13.5), ("d=3, potential", 10.5), ("d=3, field", 12.5)])
+def test_issue_slots_a_pair(case, most, rows):
+    """The energy distance: d differences, d fma of the distance, one rsqrt, one product, 1 + d fma of the sums."""
+    assert rows("sm_90")[case]["slots"] <= most
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_nothing_is_reduced_or_awaited_inside_the_loop(target, rows):
+    for row in rows(target).values():
+        assert not {"SHFL", "BAR", "STS", "LDS", "LDL", "STL"} & set(row["loop"])
+
+
+def test_one_special_function_a_pair(rows):
+    """The reciprocal square root is a single instruction, without a division or a branch around it."""
+    loop = rows("sm_90")["d=3"]["loop"]
+    assert loop["MUFU"] * 12 <= sum(loop.values()) and loop["BRA"] == 1
