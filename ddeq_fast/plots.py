@@ -68,10 +68,9 @@ def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
 
 
 @torch.no_grad()
-def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tuple[Tensor, Tensor]:
-    """Where `solver` evaluates F: clouds (steps, B, n, dim_z), and their residuals relative to the first (steps, B).
-
-    Evaluations after a sample has converged hold NaN in its residual.
+def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `solver` evaluates F: clouds (steps, B, n, dim_z), and their residuals relative to the first (steps, B),
+    NaN once a sample has converged; and the solution (B, n, dim_z).
     """
     visited, transport = [], model.ddeq.transport
     context = transport.encode(*batch.clouds)
@@ -81,26 +80,27 @@ def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tupl
         return transport(z, context, weights)
 
     start = model.ddeq.start.expand(len(batch.labels), -1, -1)
-    info = solver.solve(Pushforward(recorded), start).info
+    solution = solver.solve(Pushforward(recorded), start)
     problem = Pushforward(transport, context)
     squared = torch.stack([problem.squared_mmd(z, problem.image(z), solver.kernel) for z in visited])
     residuals = (squared / squared[0]).sqrt()
-    spent = torch.arange(len(visited))[:, None] >= info.evaluations
-    return torch.stack(visited), residuals.masked_fill(spent, torch.nan)
+    spent = torch.arange(len(visited))[:, None] >= solution.info.evaluations
+    return torch.stack(visited), residuals.masked_fill(spent, torch.nan), solution.particles
 
 
-def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 60) -> None:
+def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -> None:
     """For each cloud of a small batch: the cloud, its latent particles on their way, and the residual; a PNG.
 
-    Particles are drawn in the plane of their first two principal components, pooled over all clouds.
+    The way is that of the flow with shrinking steps, the equilibrium that of Anderson acceleration to the model's
+    tolerance. Particles are drawn in the plane of their first two principal components, pooled over all clouds.
     """
     model = model.eval().cpu()
-    z, flow = trajectory(model, batch, MMDFlow(lr=1.0, max_steps=steps, tol=0.0))
-    _, anderson = trajectory(model, batch, Anderson(tol=1e-5, max_steps=steps))
+    z, flow, _ = trajectory(model, batch, MMDFlow(lr=2.0, lr_decay=(0.98, 1), max_steps=steps, tol=0.0))
+    _, anderson, end = trajectory(model, batch, Anderson(tol=model.ddeq.solver.tol, max_steps=steps))
     points = z.flatten(0, 2)
     centre = points.mean(0)
     components = torch.linalg.eigh((points - centre).mT @ (points - centre)).eigenvectors[:, -2:].flip(1)
-    plane = (z - centre) @ components  # (steps, B, n, 2)
+    plane, end = (z - centre) @ components, (end - centre) @ components
 
     figure, axes = _figure(len(batch.labels), 3, 10, 3 * len(batch.labels))
     for i, (left, middle, right) in enumerate(axes):
@@ -109,7 +109,7 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 60) ->
         left.set_title(f"input cloud, label {int(batch.labels[i])}")
         middle.plot(*plane[:, i].unbind(-1), color=_GREY, linewidth=0.8)
         middle.scatter(*plane[0, i].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
-        middle.scatter(*plane[-1, i].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
+        middle.scatter(*end[i].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
         middle.set(title="latent particles along the flow", xlabel="first component", ylabel="second component")
         right.semilogy(flow[:, i], color=_BLUE, label="flow")
         right.semilogy(anderson[:, i], color=_GREEN, marker=".", label="Anderson")
