@@ -22,7 +22,7 @@ from torch import Tensor
 from ddeq_fast.solvers.anderson import empty_history, mix
 from ddeq_fast.solvers.iterate import ConvergenceWarning
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.validation import check_choice, check_integer, check_number
+from ddeq_fast.validation import check_choice, check_integer, check_number, check_share
 
 
 @dataclass
@@ -54,14 +54,12 @@ class Phantom(Backward):
 
     def __init__(self, steps: int = 1, damping: float = 1.0):
         self.steps = check_integer("steps", steps)
-        self.damping = check_number("damping", damping)
-        if damping > 1:
-            raise ValueError(f"damping must lie in (0, 1], got {damping!r}")
+        self.damping = check_share("damping", damping)
 
     def attach(self, problem, z):
         z = z.detach()
         for _ in range(self.steps):
-            z = torch.lerp(z, problem.image(z), self.damping)
+            z = torch.lerp(z, problem.held_image(z), self.damping)
         return z, BackwardInfo(self.steps)
 
 
@@ -86,17 +84,19 @@ class ImplicitFunction(Backward):
 
     def attach(self, problem, z):
         z = z.detach()
-        tracked, info = problem.image(z), BackwardInfo()
+        tracked, info = problem.held_image(z), BackwardInfo()
         if not tracked.requires_grad:
             return tracked, info
 
-        def solve(g0: Tensor) -> Tensor:
+        def solve(g0: Tensor | None) -> Tensor | None:
+            if g0 is None:  # an undefined gradient, which stands for zero
+                return None
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
             _, vjp = problem.linearise(z, reusable=True)
 
             def transpose(g: Tensor) -> Tensor:
                 info.evaluations += 1
-                return vjp(g)
+                return vjp(g if problem.frozen is None else g.masked_fill(problem.frozen[..., None], 0))
 
             with torch.no_grad():
                 g, info.residual = _METHODS[self.method](transpose, g0, self)
@@ -157,12 +157,13 @@ def _gmres(transpose: Callable, g0: Tensor, options: ImplicitFunction):
     r0 = transpose(g0).flatten(1)  # g0 - (I - J^T) g0
     scale = torch.linalg.vector_norm(r0, dim=1)
     basis = [r0 * torch.where(scale > 0, 1 / scale, 0)[:, None]]
-    steps = min(options.max_steps - 1, r0.shape[1])
+    steps = min(options.max_steps - 2, r0.shape[1])  # one product went into r0, one certifies the result
+    if steps < 1:
+        return g0, _relative(r0.view(shape), g0)
     h = g0.new_zeros(batch, steps + 1, steps)
     right = g0.new_zeros(batch, steps + 1, 1)
     right[:, 0, 0] = scale
     norm_g0 = torch.linalg.vector_norm(g0.flatten(1), dim=1)
-    weights = g0.new_zeros(batch, 1, 1)
     for k in range(steps):
         v = basis[k] - transpose(basis[k].view(shape)).flatten(1)
         for _ in range(2):  # Gram-Schmidt, twice: orthogonal to working precision
@@ -178,10 +179,7 @@ def _gmres(transpose: Callable, g0: Tensor, options: ImplicitFunction):
         residual = torch.linalg.vector_norm((block @ weights - right[:, : k + 2]).squeeze(-1), dim=1)
         if bool((residual <= options.tol * norm_g0).all()):
             break
-    g = g0
-    if steps:
-        correction = torch.stack(basis[: weights.shape[1]], -1) @ weights
-        g = g0 + correction.view(shape)
+    g = g0 + (torch.stack(basis[: weights.shape[1]], -1) @ weights).view(shape)
     return g, _relative(g0 + transpose(g) - g, g0)
 
 
@@ -217,4 +215,6 @@ def make(backward: str | Backward, **options) -> Backward:
         return BACKWARDS[check_choice("backward", backward, BACKWARDS)](**options)
     if not hasattr(backward, "attach"):
         raise TypeError(f"backward must be a name or a Backward, got {type(backward).__name__}")
+    if options:
+        raise TypeError(f"options {', '.join(options)} need a backward given by name, got {type(backward).__name__}")
     return backward

@@ -84,6 +84,8 @@ class DDEQ(nn.Module):
         elif check_cloud("z0", z0).shape[::2] != (x.shape[0], self.transport.dim_z):
             expected = f"({x.shape[0]}, n, {self.transport.dim_z})"
             raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
+        if z0.dtype != x.dtype:
+            raise TypeError(f"z0 has dtype {z0.dtype} but x has {x.dtype}")
         problem = Pushforward(self.transport, context, z_weights, frozen)
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver)

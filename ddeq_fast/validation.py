@@ -20,6 +20,13 @@ def check_number(name: str, value, *, low: float = 0.0, high: float = math.inf, 
     return float(value)
 
 
+def check_share(name: str, value) -> float:
+    """`value` as a float inside (0, 1]."""
+    if check_number(name, value, low=-math.inf) > 1 or value <= 0:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+    return float(value)
+
+
 def check_integer(name: str, value, *, low: int = 1) -> int:
     """`value` as an int of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int):

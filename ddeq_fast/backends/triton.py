@@ -29,10 +29,10 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in (Riesz, *_SCALED)]
     if unknown:
         return f"has no code for the kernel {', '.join(unknown)}"
-    from ddeq_fast.kernels import low_d
+    from ddeq_fast.kernels import low_d, small
 
-    if x.shape[-1] > low_d.MAX_DIMENSION:
-        return f"needs d <= {low_d.MAX_DIMENSION}, got d = {x.shape[-1]}"
+    if x.shape[-1] > low_d.MAX_DIMENSION and y.shape[-2] > small.MAX_SOURCES:
+        return f"needs d <= {low_d.MAX_DIMENSION} for more than {small.MAX_SOURCES} sources, got d = {x.shape[-1]}"
     return None
 
 
@@ -60,15 +60,17 @@ def _lowered(kernel: RadialKernel) -> tuple[tuple[str, ...], tuple[float, ...]]:
 
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
-    from ddeq_fast.kernels import low_d
+    from ddeq_fast.kernels import low_d, small
 
+    sums = small if y.shape[1] <= small.MAX_SOURCES else low_d
     with torch.cuda.device_of(x):
-        return low_d.evaluate(x, y, v, *_lowered(kernel), potential, field)
+        return sums.evaluate(x, y, v, *_lowered(kernel), potential, field)
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
-    from ddeq_fast.kernels import tangent
+    from ddeq_fast.kernels import small, tangent
 
+    sums = small.tangent if y.shape[1] <= small.MAX_SOURCES else tangent.low_d
     with torch.cuda.device_of(x):
-        return tangent.low_d(x, y, v, s, t, *_lowered(kernel))
+        return sums(x, y, v, s, t, *_lowered(kernel))

@@ -97,6 +97,8 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
+        if x.dtype != self.bilinear.bias.dtype:
+            raise TypeError(f"x has dtype {x.dtype} but the network has {self.bilinear.bias.dtype}")
         weights = check_weights("x", weights, None, x)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.base import IterativeSolver
-from ddeq_fast.validation import check_integer, check_number
+from ddeq_fast.validation import check_integer, check_number, check_share
 
 
 class History(NamedTuple):
@@ -43,7 +43,9 @@ def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge:
         dz = z_ring[:, others] - flat_z[:, None]
         dg = g_ring[:, others] - flat_g[:, None]
         norm = torch.linalg.vector_norm(dg, dim=-1, keepdim=True)
-        inverse = torch.where(norm > 0, 1 / norm, 0)
+        # Differences of the size of rounding errors say nothing, and would extrapolate to infinity.
+        floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1)
+        inverse = torch.where(norm > floor[:, None, None], 1 / norm, 0)
         unit = dg * inverse
         gram = (unit @ unit.mT).double()
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
@@ -97,15 +99,18 @@ class Anderson(IterativeSolver):
             backend=backend,
         )
         self.depth = check_integer("depth", depth, low=2)
-        self.mixing = check_number("mixing", mixing)
+        self.mixing = check_share("mixing", mixing)
         self.ridge = check_number("ridge", ridge, closed=True)
         self.patience = patience if patience is None else check_integer("patience", patience)
 
     def init(self, problem, z, y):
+        if y.shape != z.shape:
+            raise ValueError(f"Anderson needs an image of shape {tuple(z.shape)}, got {tuple(y.shape)}")
         return empty_history(z, self.depth)
 
     def step(self, problem, z, y, vjp, state, step):
-        if problem.frozen is not None:
-            y = torch.where(problem.frozen[..., None], z, y)
+        for still in (problem.frozen, None if problem.weights is None else problem.weights == 0):
+            if still is not None:
+                y = torch.where(still[..., None], z, y)
         z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
         return z_next, state, y - z

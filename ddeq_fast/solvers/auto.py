@@ -10,17 +10,19 @@ from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.base import Solver
 from ddeq_fast.solvers.flow import MMDFlow
 from ddeq_fast.solvers.iterate import Solution
+from ddeq_fast.solvers.problem import FixedTarget
 
 
 class Auto(Solver):
     """Anderson first; samples it leaves above `tol` go to the flow from their best iterate, and, if still above,
-    to the flow from their start. The best cloud of the three is returned, so that no sample ends above the
-    residual of the flow alone.
+    to the flow from their start. The best cloud of the three is returned, so that no sample ends above both
+    `tol` and the residual of the flow alone.
 
     Args:
         kernel: kernel of the residual and of the flow; `Riesz(1)` if None.
-        tol: residual MMD(Z, F(Z)) at which a sample is done, relative to that of the start cloud.
-        anderson, flow: options of the two solvers.
+        tol: residual MMD(Z, F(Z)) at which a sample is done.
+        relative: measure residuals relative to that of the start cloud.
+        anderson, flow: options of the two solvers, other than those that would make their residuals incomparable.
         backend: backend of the kernel sums.
     """
 
@@ -29,19 +31,26 @@ class Auto(Solver):
         kernel: RadialKernel | None = None,
         *,
         tol: float = 1e-3,
+        relative: bool = True,
         anderson: dict | None = None,
         flow: dict | None = None,
         backend: str = "auto",
     ):
-        shared = {"kernel": kernel, "tol": tol, "backend": backend}
+        shared = {"kernel": kernel, "tol": tol, "relative": relative, "backend": backend}
+        for name, options in (("anderson", anderson), ("flow", flow)):
+            clash = sorted({*shared, "stop_on", "stop_together", "anneal", "rescale"} & set(options or ()))
+            if clash:
+                raise ValueError(f"{name} must not set {', '.join(clash)}: the residuals of both solvers are compared")
         self.anderson = Anderson(**{**shared, **(anderson or {})})
         self.flow = MMDFlow(**{**shared, **(flow or {})})
         self.tol = self.anderson.tol
 
     def solve(self, problem, start):
+        if isinstance(problem, FixedTarget):  # its image may have another number of points
+            return self.flow.solve(problem, start)
         best = self.anderson.solve(problem, start)
         for from_start in (False, True):
-            rows = (best.info.residual > self.tol).nonzero().squeeze(1)
+            rows = (~best.info.converged).nonzero().squeeze(1)
             if not rows.numel():
                 break
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)

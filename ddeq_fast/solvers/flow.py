@@ -15,7 +15,7 @@ from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import Mixture, RadialKernel
 from ddeq_fast.solvers.base import IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.validation import check_choice, check_number
+from ddeq_fast.validation import check_choice, check_integer, check_number
 
 
 class _State(NamedTuple):
@@ -87,12 +87,17 @@ class MMDFlow(IterativeSolver):
         self.optimizer = SGD() if optimizer is None else optimizer
         self.lr_decay, self.anneal, self.noise = lr_decay, anneal, noise
         self.rescale, self.first_kernel_only, self.regulariser = rescale, first_kernel_only, regulariser
+        if not hasattr(self.optimizer, "direction"):
+            raise TypeError(f"optimizer must be a descent rule such as SGD(0.9), got {type(optimizer).__name__}")
         check_number("lr_decay factor", lr_decay[0])
+        check_integer("lr_decay steps", lr_decay[1])
         check_number("noise beta", noise[0], closed=True)
+        check_number("noise factor", noise[1], closed=True)
         if anneal is not None:
             check_number("anneal factor", anneal[0])
             check_number("anneal minimum", anneal[1])
         if regulariser is not None:
+            check_number("regulariser strength", regulariser[0], closed=True)
             check_number("regulariser p", regulariser[1])
 
     def _average(self, factors) -> RadialKernel:
@@ -122,7 +127,7 @@ class MMDFlow(IterativeSolver):
     def step(self, problem, z, y, vjp, state, step):
         kernel = self.kernel_at(state, step)
         if self.first_kernel_only and len(self.kernels) > 1:
-            kernel = Mixture(kernel.terms()[:1])
+            kernel = Mixture(kernel.terms()[: len(self.kernels[0].terms())])
         g = self.wasserstein_gradient(problem, z, y, vjp, kernel, step)
         direction, optimizer = self.optimizer.direction(g, state.optimizer, step)
         factor, every = self.lr_decay

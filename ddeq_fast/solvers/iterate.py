@@ -96,7 +96,8 @@ class _Run:
                     squared = direction.double().square().sum((1, 2))
                 else:
                     squared = self.problem.squared_mmd(z, y, solver.kernel_at(state, step), solver.backend)
-                moving = self._record(squared, z, moving, step)
+                finite = z.isfinite().all(-1).all(-1) & y.isfinite().all(-1).all(-1)
+                moving = self._record(squared.masked_fill(~finite, torch.nan), z, moving, step)
                 if last or not bool(moving.any()):
                     break
                 if self.problem.separable and not bool(moving.all()):
@@ -115,7 +116,7 @@ class _Run:
         if self.scale is None:
             self.scale = squared.sqrt() if solver.relative else torch.ones_like(squared)
         # A start that is a fixed point already has nothing to be relative to.
-        residual = torch.where(squared > 0, squared.sqrt() / self.scale[rows], 0.0)
+        residual = torch.where(squared == 0, 0.0, squared.sqrt() / self.scale[rows])
         better = moving & (residual < self.residual[rows]) if solver.keep_best else moving
         self.z[rows[better]] = z[better]
         self.residual[rows[better]] = residual[better]

@@ -46,6 +46,11 @@ class Pushforward:
         """F(z)."""
         return self.func(z, self.context, self.weights)
 
+    def held_image(self, z: Tensor) -> Tensor:
+        """F(z), with frozen particles where they are."""
+        y = self.image(z)
+        return y if self.frozen is None else torch.where(self.frozen[..., None], z.detach(), y)
+
     def linearise(self, z: Tensor, *, reusable: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         """F(z) and the map g -> J^T g; None in its place where F(z) does not depend on z.
 
@@ -89,6 +94,13 @@ class FixedTarget(Pushforward):
     def __init__(self, target: Tensor, target_weights=None, weights=None, frozen=None):
         check_cloud("target", target)
         super().__init__(self._constant, (target, target_weights), weights, frozen)
+
+    def check(self, z):
+        super().check(z)
+        target, weights = self.context
+        check_cloud("target", target, like=("z0", z))
+        if weights is not None:
+            check_weights("target", weights, None, target)
 
     @staticmethod
     def _constant(z, context, weights):

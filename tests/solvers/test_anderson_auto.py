@@ -242,6 +242,11 @@ def test_auto_passes_its_options_on():
         ({"tol": -1.0}, ValueError, "tol must lie in [0, inf), got -1.0"),
         ({"kernel": 1.0}, TypeError, "kernel must be a RadialKernel such as Riesz(1.0), got float"),
         ({"anderson": {"depth": 0}}, ValueError, "depth must be at least 2, got 0"),
+        (
+            {"flow": {"tol": 0.1, "anneal": (0.9, 1.0)}},
+            ValueError,
+            "flow must not set anneal, tol: the residuals of both solvers are compared",
+        ),
         ({"flow": {"lr": -1.0}}, ValueError, "lr must lie in (0, inf), got -1.0"),
     ],
 )

@@ -24,7 +24,8 @@ from ddeq_fast.solvers import (
 )
 
 # Tolerances that the samples of `problem` reach after different numbers of evaluations.
-FLOW = {"lr": 0.3, "max_steps": 100, "tol": 0.4, "check_every": 1}
+STEPS = {"lr": 0.3, "max_steps": 100, "check_every": 1}
+FLOW = {**STEPS, "tol": 0.4}
 SOLVERS = {
     "flow": MMDFlow(**FLOW),
     "witness": MMDFlow(Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
@@ -33,7 +34,7 @@ SOLVERS = {
     "adam": MMDFlow(optimizer=Adam(), **{**FLOW, "lr": 0.05}),
     "gradient": MMDFlow(Gaussian(3.0), stop_on="gradient", **FLOW),
     "anderson": Anderson(tol=1e-2),
-    "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow={**FLOW, "tol": 0.3}),
+    "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow=STEPS),
 }
 FLOWS = [name for name, solver in SOLVERS.items() if isinstance(solver, MMDFlow)]
 
@@ -112,9 +113,8 @@ def test_residual_is_that_of_the_returned_particles(name, context, start, weight
 @pytest.mark.parametrize("name", ["flow", "anderson", "auto"])
 def test_absolute_residuals(name, context, start):
     options = {"relative": False, "tol": 0.3}
-    flow = {**FLOW, **options}
-    solver = {"flow": MMDFlow(**flow), "anderson": Anderson(**options)}.get(name)
-    solver = solver or Auto(tol=0.3, anderson={"relative": False, "max_steps": 1}, flow=flow)
+    auto = Auto(**options, anderson={"max_steps": 1}, flow=STEPS)
+    solver = {"flow": MMDFlow(**STEPS, **options), "anderson": Anderson(**options), "auto": auto}[name]
     particles, info = solve(Pushforward(affine, context), start, solver)
     expected = np.sqrt(references.squared_mmd(particles, affine(particles, context, None), Riesz(1.0)))
     assert np.allclose(info.residual, expected, rtol=1e-8) and (info.residual <= 0.3).all()
@@ -324,7 +324,7 @@ def test_bad_options(context, start, arguments, options, error, message):
 def test_fixed_target_with_another_number_of_points(cloud):
     """Descended to by the flow; by default too."""
     start, target = cloud(2, 6, 2), cloud(2, 9, 2) + 1
-    options = {"lr": 0.2, "max_steps": 100, "tol": 0.2}
-    by_flow = solve(FixedTarget(target), start, "flow", **options)
+    options = {"lr": 0.2, "max_steps": 100}
+    by_flow = solve(FixedTarget(target), start, "flow", tol=0.2, **options)
     by_default = solve(FixedTarget(target), start, "auto", tol=0.2, flow=options)
     assert by_flow.info.converged.all() and by_default.info.converged.all()
