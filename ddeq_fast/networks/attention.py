@@ -11,6 +11,11 @@ from torch.nn import functional as F
 from ddeq_fast.networks.layers import FeedForward
 
 
+# On CPUs attention matrices of up to MATRIX_ENTRIES a cloud are formed, CHUNK_ENTRIES at a time: below that, streaming
+# kernels spend more on their blocks, and on gradients of keys and values that nobody asked for, than they save.
+MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 19
+
+
 class Memory(NamedTuple):
     """What queries attend to: keys and values (B, heads, m, dim / heads)."""
 
@@ -43,7 +48,9 @@ class AttentionLayer(nn.Module):
     def memory(self, x: Tensor) -> Memory:
         """Keys and values of a cloud (B, m, dim)."""
         dim = x.shape[-1]
-        return Memory(*self._split(F.linear(x, self.project_in.weight[dim:], self.project_in.bias[dim:]), 2))
+        parts = self._split(F.linear(x, self.project_in.weight[dim:], self.project_in.bias[dim:]), 2)
+        # Contiguous once here, or copied in every evaluation.
+        return Memory(*(part.contiguous() for part in parts))
 
     def forward(self, q: Tensor, memory: Memory | None, bias: Tensor | None, drop: Tensor | None = None) -> Tensor:
         """Attend from q to `memory`, or to q itself if None; `bias` (B, 1, 1, m) is added to the logits."""
@@ -53,9 +60,29 @@ class AttentionLayer(nn.Module):
             dim = q.shape[-1]
             (queries,) = self._split(F.linear(q, self.project_in.weight[:dim], self.project_in.bias[:dim]), 1)
             keys, values = memory
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        attended = attend(queries, keys, values, bias)
         attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
         return self.ffn(self.norm(q + attended), drop)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(c) + bias) v: queries (B, heads, n, c), keys and values (B, heads, m, c).
+
+    `bias` (B, 1, 1, m) or None. Returns (B, heads, n, c).
+    """
+    entries = q.shape[1] * q.shape[2] * k.shape[2]
+    if q.device.type != "cpu" or entries > MATRIX_ENTRIES or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    size = max(1, CHUNK_ENTRIES // entries)
+    q = q * q.shape[-1] ** -0.5
+    biases = [None] * q.shape[0] if bias is None else bias.split(size)
+    parts = zip(q.split(size), k.split(size), v.split(size), biases, strict=False)
+    return torch.cat([_attend(*part) for part in parts])
+
+
+def _attend(q, k, v, bias):
+    logits = q @ k.mT
+    return torch.softmax(logits if bias is None else logits + bias, -1) @ v
 
 
 class AttentionEncoder(nn.ModuleList):
