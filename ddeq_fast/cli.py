@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(run: Path | None, resume: bool, quiet: bool, **settings) -> int:
+    import torch
+
     from ddeq_fast import training
     from ddeq_fast.config import Config
 
@@ -82,6 +84,7 @@ def _train(run: Path | None, resume: bool, quiet: bool, **settings) -> int:
     else:
         config = Config(**settings)
         trainer = training.Trainer(config, run or Path("runs", config.data))
+    torch.set_num_threads(trainer.config.threads)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out")
     print(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}", flush=True)
@@ -123,9 +126,12 @@ def _show(metrics: dict) -> None:
 def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
     from json import dumps
 
+    import torch
+
     from ddeq_fast import data, training
 
     config = training.read_config(run)
+    torch.set_num_threads(config.threads)
     where = training.choose_device(device)
     dataset = data.load(config.data, intensity=config.intensity)
     model = training.load_model(run, checkpoint, dataset).to(where)

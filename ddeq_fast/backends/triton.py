@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
 
+MAX_DIMENSION = 1024
 _SCALED = {Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
 _RIESZ = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
 
@@ -29,10 +30,8 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in (Riesz, *_SCALED)]
     if unknown:
         return f"has no code for the kernel {', '.join(unknown)}"
-    from ddeq_fast.kernels import low_d, small
-
-    if x.shape[-1] > low_d.MAX_DIMENSION and y.shape[-2] > small.MAX_SOURCES:
-        return f"needs d <= {low_d.MAX_DIMENSION} for more than {small.MAX_SOURCES} sources, got d = {x.shape[-1]}"
+    if x.shape[-1] > MAX_DIMENSION:
+        return f"needs d <= {MAX_DIMENSION}, got d = {x.shape[-1]}"
     return None
 
 
@@ -58,19 +57,26 @@ def _lowered(kernel: RadialKernel) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return tuple(names), radial.parameters(numbers)
 
 
+def _direct(x: Tensor, y: Tensor) -> bool:
+    """Whether the direct sums are the ones for these clouds."""
+    from ddeq_fast.kernels import direct, low_d
+
+    return y.shape[1] <= direct.FEW_SOURCES or x.shape[2] > low_d.MAX_DIMENSION
+
+
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
-    from ddeq_fast.kernels import low_d, small
+    from ddeq_fast.kernels import direct, low_d
 
-    sums = small if y.shape[1] <= small.MAX_SOURCES else low_d
+    sums = direct if _direct(x, y) else low_d
     with torch.cuda.device_of(x):
         return sums.evaluate(x, y, v, *_lowered(kernel), potential, field)
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
-    from ddeq_fast.kernels import small, tangent
+    from ddeq_fast.kernels import direct, tangent
 
-    sums = small.tangent if y.shape[1] <= small.MAX_SOURCES else tangent.low_d
+    sums = direct.tangent if _direct(x, y) else tangent.low_d
     with torch.cuda.device_of(x):
         return sums(x, y, v, s, t, *_lowered(kernel))
