@@ -45,9 +45,7 @@ class Config:
     eval_every: int = _option(1, "epochs between two evaluations", low=1)
     save_every: int = _option(1, "epochs between two checkpoints", low=1)
     seed: int = _option(0, "seed of weights, order, jitter and dropout", low=0)
-    threads: int = _option(
-        1, "CPU threads: a small network gains little from more, and loses much on a busy machine", low=1
-    )
+    threads: int = _option(1, "CPU threads; with other programs running, more can be slower", low=1)
     device: str = _option("auto", "cpu, cuda, cuda:1...; auto takes a GPU if there is one")
 
     def __post_init__(self):

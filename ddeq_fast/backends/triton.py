@@ -57,26 +57,22 @@ def _lowered(kernel: RadialKernel) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return tuple(names), radial.parameters(numbers)
 
 
-def _direct(x: Tensor, y: Tensor) -> bool:
-    """Whether the direct sums are the ones for these clouds."""
+def _sums(x: Tensor, y: Tensor):
+    """The module of kernels for these clouds."""
     from ddeq_fast.kernels import direct, low_d
 
-    return y.shape[1] <= direct.FEW_SOURCES or x.shape[2] > low_d.MAX_DIMENSION
+    if y.shape[1] <= direct.FEW_SOURCES or x.shape[2] > low_d.MAX_DIMENSION:
+        return direct
+    return low_d
 
 
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
-    from ddeq_fast.kernels import direct, low_d
-
-    sums = direct if _direct(x, y) else low_d
     with torch.cuda.device_of(x):
-        return sums.evaluate(x, y, v, *_lowered(kernel), potential, field)
+        return _sums(x, y).evaluate(x, y, v, *_lowered(kernel), potential, field)
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
-    from ddeq_fast.kernels import direct, tangent
-
-    sums = direct.tangent if _direct(x, y) else tangent.low_d
     with torch.cuda.device_of(x):
-        return sums(x, y, v, s, t, *_lowered(kernel))
+        return _sums(x, y).tangent(x, y, v, s, t, *_lowered(kernel))

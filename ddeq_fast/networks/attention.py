@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
 
-
 # On CPUs attention matrices of up to MATRIX_ENTRIES a cloud are formed, CHUNK_ENTRIES at a time: below that, streaming
 # kernels spend more on their blocks, and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 19
