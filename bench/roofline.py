@@ -7,6 +7,7 @@ main loop are counted; the slowest of the units that execute them sets the bound
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from dataclasses import dataclass
@@ -39,9 +40,10 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One launch: `sums` of the Triton backend on clouds of n points in dimension d."""
+    """One launch of `sums`, evaluate or tangent, by a module of kernels on clouds of n points in dimension d."""
 
     sums: str = "evaluate"
+    module: str = "low_d"
     d: int = 3
     n: int = 4096
     kinds: tuple[str, ...] = ("riesz_1",)
@@ -51,14 +53,15 @@ class Case:
 
     def launch(self) -> None:
         """Call the launcher with tensors that have no values."""
-        from ddeq_fast.kernels import low_d, radial, tangent
+        from ddeq_fast.kernels import radial
 
+        module = importlib.import_module(f"ddeq_fast.kernels.{self.module}")
         x, v = (torch.empty(shape, dtype=self.dtype, device="meta") for shape in ((2, self.n, self.d), (2, self.n)))
         kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
         if self.sums == "tangent":
-            tangent.low_d(x, x, v, x, x, *kernel)
+            module.tangent(x, x, v, x, x, *kernel)
         else:
-            low_d.evaluate(x, x, v, *kernel, self.potential, self.field)
+            module.evaluate(x, x, v, *kernel, self.potential, self.field)
 
 
 CASES = {
@@ -78,6 +81,13 @@ CASES = {
     "d=3, tangent, mixture": Case("tangent", kinds=("riesz_1", "gaussian", "laplacian")),
     "d=4, tangent, float64": Case("tangent", d=4, dtype=torch.float64),
     "d=8, tangent, float64": Case("tangent", d=8, dtype=torch.float64),
+    "direct, d=3": Case(module="direct", d=3, n=64),
+    "direct, d=128": Case(module="direct", d=128, n=20),
+    "direct, d=1024": Case(module="direct", d=1024, n=20),
+    "direct, d=128, float64": Case(module="direct", d=128, dtype=torch.float64),
+    "direct, d=1024, float64": Case(module="direct", d=1024, dtype=torch.float64),
+    "direct, d=128, tangent": Case("tangent", "direct", d=128, n=20),
+    "direct, d=1024, tangent, float64": Case("tangent", "direct", d=1024, dtype=torch.float64),
 }
 
 

@@ -136,7 +136,8 @@ class Code:
 
     def pairs_per_thread(self) -> float:
         """(target, source) pairs that a thread deals with in one round of the main loop."""
-        return self.options["BLOCK_M"] * self.options["BLOCK_N"] / (self.warps * self.warp_size)
+        sources = self.options.get("BLOCK_N") or self.options["UNROLL"]
+        return self.options["BLOCK_M"] * sources / (self.warps * self.warp_size)
 
     def slots_per_pair(self) -> float:
         """Instructions of the main loop that a thread issues for a pair."""

@@ -18,18 +18,41 @@ LOW_D = {
 }
 
 
+# Direct sums: (BLOCK_M, num_warps) by the 32-bit registers that hold a target; a single warp sums without a barrier.
+DIRECT = {
+    "other": {
+        4: (64, 1),
+        16: (32, 1),
+        32: (16, 1),
+        64: (8, 1),
+        128: (4, 1),
+        256: (2, 1),
+        512: (1, 1),
+        1024: (1, 2),
+        4096: (1, 4),
+    }
+}
+
+
 def architecture(kernel):
     """Compute capability as 10 x major + minor, or a name such as gfx942; "other" where `kernel` is interpreted."""
     compiled = isinstance(kernel, triton.JITFunction)
     return triton.runtime.driver.active.get_current_target().arch if compiled else "other"
 
 
+def _first_within(table, kernel, size):
+    sizes = table.get(architecture(kernel), table["other"])
+    return next(block for limit, block in sizes.items() if size <= limit)
+
+
 def low_d_block(sums, kernel, d, dtype):
     """Block sizes of `sums`, a key of LOW_D, for the device on which `kernel` would run."""
-    table = LOW_D[sums]
-    registers = (d + 1) * dtype.itemsize // 4
-    sizes = table.get(architecture(kernel), table["other"])
-    return next(block for limit, block in sizes.items() if registers <= limit)
+    return _first_within(LOW_D[sums], kernel, (d + 1) * dtype.itemsize // 4)
+
+
+def direct_block(kernel, numbers, dtype):
+    """(BLOCK_M, num_warps) for targets of so many numbers each, at most 2048."""
+    return _first_within(DIRECT, kernel, numbers * dtype.itemsize // 4)
 
 
 def sum_dtype(x):

@@ -1,4 +1,4 @@
-"""Potential and field in low dimension: one pair at a time in registers, coordinates unrolled.
+"""Potential, field and their derivatives in low dimension: one pair at a time in registers, coordinates unrolled.
 
 A program owns BLOCK_M targets of one cloud and walks through the sources, BLOCK_N at a time. Every sum is a whole
 (BLOCK_M, BLOCK_N) tile, reduced once, after the loop: inside it are neither shuffles nor barriers.
@@ -14,7 +14,7 @@ MAX_DIMENSION = 8
 
 
 @triton.jit
-def tile_range(last, split, splits, BLOCK_N: tl.constexpr):
+def _tile_range(last, split, splits, BLOCK_N: tl.constexpr):
     """The tiles of the sources [0, last) that fall to one of `splits` programs."""
     tiles = tl.cdiv(last, BLOCK_N)
     share = tl.cdiv(tiles, splits)
@@ -22,7 +22,7 @@ def tile_range(last, split, splits, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def load_rows(points, first, rows, m, D: tl.constexpr, dtype: tl.constexpr):
+def _load_rows(points, first, rows, m, D: tl.constexpr, dtype: tl.constexpr):
     """The D coordinates of `rows` of a cloud (m, D) that starts at point `first`, each (BLOCK_M, 1)."""
     found = ()
     for k in tl.static_range(D):
@@ -32,7 +32,7 @@ def load_rows(points, first, rows, m, D: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def load_columns(tile, FIRST: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr):
+def _load_columns(tile, FIRST: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr):
     """D rows of a tile of packed sources from row FIRST, each (1, BLOCK_N)."""
     found = ()
     for k in tl.static_range(FIRST, FIRST + D):
@@ -62,17 +62,17 @@ def _evaluate(
     rows = (tl.program_id(0) % tl.cdiv(m, BLOCK_M)) * BLOCK_M + tl.arange(0, BLOCK_M)
     cloud = (group % batch).to(tl.int64)
     coefficients = radial.unpack(KINDS, parameters, dtype)
-    x = load_rows(targets[0], cloud * m, rows, m, D, dtype)
+    x = _load_rows(targets[0], cloud * m, rows, m, D, dtype)
 
     u_sum = tl.zeros((BLOCK_M, BLOCK_N), dtype)
     f_sum = ()
     for _ in tl.static_range(D):
         f_sum += (tl.zeros((BLOCK_M, BLOCK_N), dtype),)
-    first, stop = tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
+    first, stop = _tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
     tile = sources + (cloud * tiles + first) * ((D + 1) * BLOCK_N)
     for _ in range(first, stop):
-        y = load_columns(tile, 0, D, BLOCK_N)
-        (v,) = load_columns(tile, D, 1, BLOCK_N)
+        y = _load_columns(tile, 0, D, BLOCK_N)
+        (v,) = _load_columns(tile, D, 1, BLOCK_N)
         tile += (D + 1) * BLOCK_N
         q = tl.full((BLOCK_M, BLOCK_N), radial.guard(dtype), dtype)
         d = ()
@@ -97,7 +97,66 @@ def _evaluate(
             tl.store(f + out * D + k, factor_phi * tl.sum(f_sum[k], 1), mask=rows < m)
 
 
-def launch(sums, kernel, targets, sources, v, kinds, parameters, potential, field):
+@triton.jit(do_not_specialize=["batch", "m", "tiles", "splits"])
+def _tangent(
+    targets,
+    sources,
+    last,
+    du,
+    df,
+    parameters,
+    batch,
+    m,
+    tiles,
+    splits,
+    KINDS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    dtype = sources.dtype.element_ty
+    group = tl.program_id(0) // tl.cdiv(m, BLOCK_M)
+    rows = (tl.program_id(0) % tl.cdiv(m, BLOCK_M)) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cloud = (group % batch).to(tl.int64)
+    coefficients = radial.unpack(KINDS, parameters, dtype)
+    x = _load_rows(targets[0], cloud * m, rows, m, D, dtype)
+    s = _load_rows(targets[1], cloud * m, rows, m, D, dtype)
+
+    du_sum = tl.zeros((BLOCK_M, BLOCK_N), dtype)
+    df_sum = ()
+    for _ in tl.static_range(D):
+        df_sum += (tl.zeros((BLOCK_M, BLOCK_N), dtype),)
+    first, stop = _tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
+    tile = sources + (cloud * tiles + first) * ((2 * D + 1) * BLOCK_N)
+    for _ in range(first, stop):
+        y = _load_columns(tile, 0, D, BLOCK_N)
+        t = _load_columns(tile, D, D, BLOCK_N)
+        (v,) = _load_columns(tile, 2 * D, 1, BLOCK_N)
+        tile += (2 * D + 1) * BLOCK_N
+        q = tl.full((BLOCK_M, BLOCK_N), radial.guard(dtype), dtype)
+        along = tl.zeros((BLOCK_M, BLOCK_N), dtype)
+        d = ()
+        move = ()
+        for k in tl.static_range(D):
+            d += (x[k] - y[k],)
+            move += (s[k] - t[k],)
+            q += d[k] * d[k]
+            along += d[k] * move[k]
+        vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, v)
+        du_sum += vphi * along
+        total = ()
+        for k in tl.static_range(D):
+            total += (df_sum[k] + vphi * move[k] + bend * d[k],)
+        df_sum = total
+
+    _, factor = radial.outer_factors(KINDS, coefficients)
+    out = group.to(tl.int64) * m + rows
+    tl.store(du + out, factor * tl.sum(du_sum, 1), mask=rows < m)
+    for k in tl.static_range(D):
+        tl.store(df + out * D + k, factor * tl.sum(df_sum[k], 1), mask=rows < m)
+
+
+def _launch(sums, kernel, targets, sources, v, kinds, parameters, potential, field):
     """Run `kernel` on targets, each (B, m, d), and sources, each (B, n, d), with charges v (B, n).
 
     `sums` names its block sizes. Returns the sums of shape (B, m) and (B, m, d), None for what is not wanted.
@@ -134,4 +193,9 @@ def launch(sums, kernel, targets, sources, v, kinds, parameters, potential, fiel
 
 def evaluate(x, y, v, kinds, parameters, potential, field):
     """`Backend.evaluate` for d <= MAX_DIMENSION; the kernel as in `kernels.radial`."""
-    return launch("evaluate", _evaluate, (x,), (y,), v, kinds, parameters, potential, field)
+    return _launch("evaluate", _evaluate, (x,), (y,), v, kinds, parameters, potential, field)
+
+
+def tangent(x, y, v, s, t, kinds, parameters):
+    """`Backend.tangent` for d <= MAX_DIMENSION."""
+    return _launch("tangent", _tangent, (x, s), (y, t), v, kinds, parameters, True, True)

@@ -114,16 +114,15 @@ def _profiles(KIND: tl.constexpr, c, q, v):
 @triton.jit
 def charged(KINDS: tl.constexpr, coefficients, q, v):
     """v k(q) and v phi(q), but for the outer factors."""
-    if len(KINDS) == 1:
-        return _profiles(KINDS[0], coefficients[2], q, v)
-    else:
-        k = tl.zeros_like(q)
-        phi = tl.zeros_like(q)
-        for i in tl.static_range(len(KINDS)):
+    k, phi = _profiles(KINDS[0], coefficients[2], q, v)
+    if len(KINDS) > 1:
+        k *= coefficients[0]
+        phi *= coefficients[1]
+        for i in tl.static_range(1, len(KINDS)):
             term_k, term_phi = _profiles(KINDS[i], coefficients[3 * i + 2], q, v)
             k += coefficients[3 * i] * term_k
             phi += coefficients[3 * i + 1] * term_phi
-        return k, phi
+    return k, phi
 
 
 @triton.jit
@@ -146,15 +145,18 @@ def _slopes(KIND: tl.constexpr, c, q, v):
 
 
 @triton.jit
-def charged_slopes(KINDS: tl.constexpr, coefficients, q, v):
-    """v phi(q) and v 2 q dphi/dq, but for the outer factor of phi."""
-    if len(KINDS) == 1:
-        return _slopes(KINDS[0], coefficients[2], q, v)
-    else:
-        phi = tl.zeros_like(q)
-        curvature = tl.zeros_like(q)
-        for i in tl.static_range(len(KINDS)):
+def charged_slopes(KINDS: tl.constexpr, coefficients, q, along, v):
+    """v phi(q) and 2 v phi'(q) <d, p>, given along = <d, p>, but for the outer factor of phi.
+
+    The second is taken as 2 q phi' <d/|d|, p> / |d|: phi' alone overflows near a cusp.
+    """
+    phi, curvature = _slopes(KINDS[0], coefficients[2], q, v)
+    if len(KINDS) > 1:
+        phi *= coefficients[1]
+        curvature *= coefficients[1]
+        for i in tl.static_range(1, len(KINDS)):
             term_phi, term_curvature = _slopes(KINDS[i], coefficients[3 * i + 2], q, v)
             phi += coefficients[3 * i + 1] * term_phi
             curvature += coefficients[3 * i + 1] * term_curvature
-        return phi, curvature
+    inverse = tl.rsqrt(q)
+    return phi, curvature * (along * inverse) * inverse

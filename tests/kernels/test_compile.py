@@ -50,7 +50,9 @@ def test_issue_slots_a_pair(case, most, rows):
 
 @pytest.mark.parametrize("target", NVIDIA)
 def test_nothing_is_reduced_or_awaited_inside_the_loop(target, rows):
-    for row in rows(target).values():
+    low = [row for name, row in rows(target).items() if name.startswith("d=")]
+    assert low
+    for row in low:
         assert not {"SHFL", "BAR", "STS", "LDS", "LDL", "STL"} & set(row["loop"])
 
 
