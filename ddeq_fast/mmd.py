@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import backends
-from ddeq_fast.potential import check_kernel, evaluate, field, potential
+from ddeq_fast.library import encode, energy_op
+from ddeq_fast.potential import check_kernel, field, potential
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.validation import check_cloud, check_weights
 
@@ -46,7 +47,7 @@ def squared_mmd(
     kernel = check_kernel(kernel)
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
-    value = energy(z, w, kernel, backends.resolve(backend, z, z, kernel))
+    value = energy(z, w, kernel, backends.check(backend))
     return value if batched else value[0]
 
 
@@ -140,27 +141,8 @@ def signed_measure(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, 
 
 
 def energy(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
-    """sum_ij w_i w_j k(z_i, z_j) of batched, checked z (B, n, d), w (B, n): shape (B,)."""
-    return _Energy.apply(z, w, kernel, backend)
+    """sum_ij w_i w_j k(z_i, z_j) of batched, checked z (B, n, d), w (B, n): shape (B,).
 
-
-class _Energy(torch.autograd.Function):
-    """(z, w) -> sum_i w_i u(z_i). The forward pass already holds the gradient: no second pass over the pairs."""
-
-    @staticmethod
-    def forward(ctx, z, w, kernel, backend):
-        want_field = ctx.needs_input_grad[0]
-        u, f = backends.get(backend).evaluate(z, z, w, kernel, True, want_field)
-        ctx.kernel, ctx.backend = kernel, backend
-        ctx.save_for_backward(z, w, u, f)
-        return (w * u).sum(-1)
-
-    @staticmethod
-    def backward(ctx, g):
-        z, w, u, f = ctx.saved_tensors
-        need_z, need_w = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # a second derivative may follow: recompute with a graph
-            u, f = evaluate(z, z, w, ctx.kernel, ctx.backend, need_w, need_z)
-        dz = 2 * (g[:, None] * w)[..., None] * f if need_z else None
-        dw = 2 * g[:, None] * u if need_w else None
-        return dz, dw, None, None
+    One pass over the pairs gives the value and, where z needs it, the gradient.
+    """
+    return energy_op(z, w, encode(kernel), backend, z.requires_grad and torch.is_grad_enabled())[0]

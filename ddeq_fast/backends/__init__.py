@@ -68,6 +68,13 @@ def _offered(name: str, x: Tensor) -> bool:
     return _AUTO_DEVICES[name] is None or x.device.type in _AUTO_DEVICES[name]
 
 
+def check(name: str) -> str:
+    """`name`, if it is "auto" or a registered backend; raises as `get`."""
+    if name != "auto":
+        get(name)
+    return name
+
+
 def get(name: str) -> Backend:
     """The backend registered as `name`; raises ValueError if there is none, TypeError if it is no string."""
     if not isinstance(name, str):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends, tree
+from ddeq_fast import tree
 from ddeq_fast.mmd import energy, normalised, signed_measure
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.validation import check_cloud, check_mask, check_weights
@@ -78,8 +78,7 @@ class Pushforward:
         nearly equal numbers that float32 does not resolve."""
         z, y = z.double(), y.double()
         points, charges = signed_measure(z, y, *self.measures(z, y))
-        name = backends.resolve(backend, points, points, kernel)
-        return energy(points, charges, kernel, name).clamp_min(0)
+        return energy(points, charges, kernel, backend).clamp_min(0)
 
 
 class FixedTarget(Pushforward):
