@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer", "roofline")
+COMMANDS = ("layer", "micro", "roofline", "gpu")
 
 
 def _summary(name: str) -> str:

@@ -23,22 +23,23 @@ from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import Auto, ConvergenceWarning, MMDFlow, Pushforward
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench layer", description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=64, help="clouds (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=200, help="points of an input cloud (default: %(default)s)")
-    parser.add_argument("--particles", type=int, default=10, help="latent particles (default: %(default)s)")
-    parser.add_argument("--dim-z", type=int, default=128, help="latent dimension (default: %(default)s)")
-    parser.add_argument("--heads", type=int, default=32, help="attention heads (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="flow steps (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=0.2, help="step size of the flow (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the comparison (default: %(default)s)")
-    parser.add_argument("--plain-steps", type=int, default=5, help="plain steps in a round (default: %(default)s)")
-    parser.add_argument("--tol", type=float, default=1e-4, help="relative MMD asked of auto (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """Options of the command; other benchmarks measure with them too."""
+    options = argparse.ArgumentParser(prog="python -m bench layer", description=__doc__.splitlines()[0])
+    options.add_argument("--batch", type=int, default=64, help="clouds (default: %(default)s)")
+    options.add_argument("--points", type=int, default=200, help="points of an input cloud (default: %(default)s)")
+    options.add_argument("--particles", type=int, default=10, help="latent particles (default: %(default)s)")
+    options.add_argument("--dim-z", type=int, default=128, help="latent dimension (default: %(default)s)")
+    options.add_argument("--heads", type=int, default=32, help="attention heads (default: %(default)s)")
+    options.add_argument("--steps", type=int, default=200, help="flow steps (default: %(default)s)")
+    options.add_argument("--lr", type=float, default=0.2, help="step size of the flow (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=5, help="rounds of the comparison (default: %(default)s)")
+    options.add_argument("--plain-steps", type=int, default=5, help="plain steps in a round (default: %(default)s)")
+    options.add_argument("--tol", type=float, default=1e-4, help="relative MMD asked of auto (default: %(default)s)")
+    options.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--json", type=Path, help="also write the results to this file")
+    return options
 
 
 def _timed(function, device: str):
@@ -132,7 +133,7 @@ def report(rows: list[dict], args) -> str:
 
 def main(argv: list[str]) -> int:
     """Measure, print the table, write the JSON file if asked."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     warnings.simplefilter("ignore", ConvergenceWarning)
     described = machine.describe()
     print(", ".join(f"{key} {value}" for key, value in described.items()))
