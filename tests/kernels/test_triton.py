@@ -18,7 +18,7 @@ from ddeq_fast import (
     squared_mmd,
 )
 from ddeq_fast.backends import dense, triton
-from ddeq_fast.potential import _tangent_formula
+from ddeq_fast.library import _tangent_formula
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 LOW, WIDE = [1, 2, 3, 5, 8], [9, 19, 130]
