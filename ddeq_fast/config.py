@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ddeq_fast import data, implicit, solvers
+from ddeq_fast import backwards, data, solvers
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.validation import check_choice, check_integer, check_number
@@ -34,7 +34,7 @@ class Config:
     solver: str = _option("auto", "solver of the equilibrium")
     tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
     max_steps: int = _option(60, "most steps of the solver", low=1)
-    backward: str = _option("phantom", "gradient at the equilibrium: phantom or ift")
+    backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
     jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
     epochs: int = _option(40, "passes over the training clouds", low=1)
     batch_size: int = _option(64, "clouds a step", low=1)
@@ -61,7 +61,7 @@ class Config:
         check_choice("data", self.data, data.names())
         check_choice("intensity", self.intensity, ("coordinate", "weight"))
         check_choice("solver", self.solver, solvers.names())
-        check_choice("backward", self.backward, implicit.BACKWARDS)
+        check_choice("backward", self.backward, backwards.BACKWARDS)
         if self.dim_z % self.heads:
             raise ValueError(f"heads must divide dim_z = {self.dim_z}, got {self.heads}")
 

@@ -204,17 +204,3 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05) -> Tensor
     direction = torch.randn_like(z) * moving
     change = (problem.image(z + step * direction) - problem.image(z)) / step * moving
     return change.square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)
-
-
-BACKWARDS = {"phantom": Phantom, "ift": ImplicitFunction}
-
-
-def make(backward: str | Backward, **options) -> Backward:
-    """The backward of that name, "phantom" or "ift", with these options; a `Backward` is returned as it is."""
-    if isinstance(backward, str):
-        return BACKWARDS[check_choice("backward", backward, BACKWARDS)](**options)
-    if not hasattr(backward, "attach"):
-        raise TypeError(f"backward must be a name or a Backward, got {type(backward).__name__}")
-    if options:
-        raise TypeError(f"options {', '.join(options)} need a backward given by name, got {type(backward).__name__}")
-    return backward

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast import implicit, solvers
+from ddeq_fast import backwards, implicit, solvers
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import Pushforward, SolveInfo, Solver
 from ddeq_fast.validation import check_cloud, check_integer
@@ -33,7 +33,7 @@ class DDEQ(nn.Module):
         transport: F, with `encode(x, weights) -> context` and `forward(z, context, z_weights)`, and `dim_z`.
         num_particles: particles of the latent cloud.
         solver: "auto", "anderson", "flow" or a `Solver`.
-        backward: "phantom", "ift" or a `Backward`.
+        backward: "phantom", "ift", "bilevel" or a `Backward`.
         seed: of the start cloud, drawn once from a standard normal distribution and saved with the model.
 
     With gradients disabled the equilibrium itself is returned; with gradients enabled, its image under the
@@ -53,7 +53,7 @@ class DDEQ(nn.Module):
         check_integer("num_particles", num_particles)
         self.transport = transport
         self.solver = solvers.make(solver)
-        self.backward = implicit.make(backward)
+        self.backward = backwards.make(backward)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("start", torch.randn(num_particles, transport.dim_z, generator=generator))
 

@@ -8,7 +8,7 @@ import torch
 from problems import Recorder, affine, affine_context, close, fails, small_transport
 from torch.autograd import gradcheck
 
-from ddeq_fast import implicit
+from ddeq_fast import backwards
 from ddeq_fast.implicit import ImplicitFunction, Phantom, jacobian_norm
 from ddeq_fast.models import DDEQ
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, MMDFlow, Pushforward
@@ -316,11 +316,11 @@ def test_jacobian_norm_needs_a_step(contraction):
 
 
 def test_backwards_are_looked_up_by_name():
-    phantom = implicit.make("phantom", steps=3, damping=0.5)
+    phantom = backwards.make("phantom", steps=3, damping=0.5)
     assert type(phantom) is Phantom and (phantom.steps, phantom.damping) == (3, 0.5)
-    ift = implicit.make("ift", method="gmres", tol=1e-3)
+    ift = backwards.make("ift", method="gmres", tol=1e-3)
     assert type(ift) is ImplicitFunction and (ift.method, ift.tol) == ("gmres", 1e-3)
-    assert implicit.make(phantom) is phantom
+    assert backwards.make(phantom) is phantom
 
 
 UNKNOWN_METHOD = "method must be one of anderson, fixed_point, gmres; got 'newton'"
@@ -337,8 +337,8 @@ UNKNOWN_METHOD = "method must be one of anderson, fixed_point, gmres; got 'newto
         (ImplicitFunction, ("gmres", 0), ValueError, "max_steps must be at least 1, got 0"),
         (ImplicitFunction, ("gmres", 9, 0.0), ValueError, "tol must lie in (0, inf), got 0.0"),
         (ImplicitFunction, ("anderson", 9, 1e-3, 1), ValueError, "depth must be at least 2, got 1"),
-        (implicit.make, ("exact",), ValueError, "backward must be one of ift, phantom; got 'exact'"),
-        (implicit.make, (1,), TypeError, "backward must be a name or a Backward, got int"),
+        (backwards.make, ("exact",), ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
+        (backwards.make, (1,), TypeError, "backward must be a name or a Backward, got int"),
     ],
 )
 def test_bad_options(make, arguments, error, message):
@@ -348,4 +348,4 @@ def test_bad_options(make, arguments, error, message):
 
 def test_options_belong_to_a_name():
     with fails(TypeError, "options steps need a backward given by name, got Phantom"):
-        implicit.make(Phantom(), steps=2)
+        backwards.make(Phantom(), steps=2)

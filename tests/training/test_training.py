@@ -195,7 +195,7 @@ def test_an_unusable_device_is_named():
         ({"dropout": 1.0}, ValueError, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"data": "letters"}, ValueError, "data must be one of digits.*; got 'letters'"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
-        ({"backward": "none"}, ValueError, "backward must be one of ift, phantom; got 'none'"),
+        ({"backward": "none"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'none'"),
         ({"device": 3}, TypeError, "device must be a string, got int"),
     ],
 )

@@ -1,0 +1,164 @@
+"""Implicit gradient of an equilibrium that is fixed as a measure, though F may permute its particles.
+
+The equilibrium minimises G(Z) = MMD^2(mu, F#mu) / 2 (Geuter et al. 2025, section 3.3), so that the implicit function
+theorem is applied to grad G = 0, and not to Z = F(Z), which does not hold particle by particle. Where the
+discrepancy vanishes, G is half the squared norm of the embedded measure nu = mu - F#mu, and its Hessian is exactly
+that of Gauss and Newton: for a motion t of the points p = (Z, F(Z)), with charges w,
+
+    (A t)_i = w_i sum_j w_j D_2 grad_1 k(p_i, p_j) t_j,        H v = (I, J^T) A (v, J v).
+
+That is one tangent of the op, one product with J and one with its transpose; conjugate gradients solve H v = dL/dZ.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ddeq_fast.implicit import Backward, BackwardInfo
+from ddeq_fast.library import encode, tangent_op
+from ddeq_fast.mmd import signed_measure
+from ddeq_fast.radial import Gaussian, RadialKernel, Riesz
+from ddeq_fast.solvers.iterate import ConvergenceWarning
+from ddeq_fast.solvers.problem import Pushforward
+from ddeq_fast.validation import check_integer, check_number
+
+
+class Bilevel(Backward):
+    """Gradient through the minimiser of the discrepancy; agrees with "ift" where F fixes every particle.
+
+    Args:
+        kernel: a kernel that is smooth where points coincide, as Z and F(Z) do: no Riesz or Laplacian part. None
+            takes a Gaussian as wide as the root mean square distance of the particles of the batch.
+        max_steps: most steps of conjugate gradients, each with one product with J and one with J^T.
+        tol: relative residual of the linear system at which a sample is done.
+        damping: added to the Hessian, relative to its largest diagonal entries; a cloud with nearly coincident
+            particles needs some.
+        backend: backend of the kernel sums.
+
+    Raises:
+        ValueError, TypeError: a kernel with a cusp, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        kernel: RadialKernel | None = None,
+        *,
+        max_steps: int = 100,
+        tol: float = 1e-5,
+        damping: float = 0.0,
+        backend: str = "auto",
+    ):
+        if kernel is not None:
+            if not isinstance(kernel, RadialKernel):
+                raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
+            at_zero = kernel.dphi(torch.tensor([1e-24], dtype=torch.float64))
+            if any(isinstance(term, Riesz) for _, term in kernel.terms()) or float(at_zero.abs()) > 1e12:
+                raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
+        self.kernel, self.backend = kernel, backend
+        self.max_steps = check_integer("max_steps", max_steps)
+        self.tol = check_number("tol", tol)
+        self.damping = check_number("damping", damping, closed=True)
+
+    def attach(self, problem, z):
+        z = z.detach()
+        tracked, info = problem.held_image(z), BackwardInfo()
+        if not tracked.requires_grad:
+            return tracked, info
+        # The equilibrium itself is returned; its gradient enters F(z) as the motion of the image that it stands for.
+        return _Implicit.apply(tracked, z, self, problem, info), info
+
+    def solve(self, problem: Pushforward, z: Tensor, gradient: Tensor, info: BackwardInfo) -> Tensor:
+        """What dL/dZ = `gradient` at the equilibrium z amounts to as a gradient of F(z), (B, n, d)."""
+        hessian = _Hessian(self, problem, z, info)
+        motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
+        missed = ~(info.residual <= self.tol)
+        if bool(missed.any()):
+            warnings.warn(
+                f"backward: {int(missed.sum())} of {missed.numel()} samples ended above a residual of {self.tol:g} "
+                f"(worst {float(info.residual.max()):.2g})",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return -hessian.pull(motion)[1]
+
+
+class _Implicit(torch.autograd.Function):
+    """Returns z; its gradient flows to the image F(z) through the linear system."""
+
+    @staticmethod
+    def forward(ctx, image, z, backward, problem, info):
+        ctx.save_for_backward(z)
+        ctx.rest = backward, problem, info
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (z,) = ctx.saved_tensors
+        backward, problem, info = ctx.rest
+        with torch.no_grad():
+            return backward.solve(problem, z, gradient, info), None, None, None, None
+
+
+class _Hessian:
+    """H v at a cloud z, and the parts that it is made of."""
+
+    def __init__(self, options: Bilevel, problem: Pushforward, z: Tensor, info: BackwardInfo):
+        self.problem, self.z, self.info, self.backend = problem, z, info, options.backend
+        with sdpa_kernel(SDPBackend.MATH):  # the only form of attention with a forward derivative
+            y, self.vjp = problem.linearise(z, reusable=True)
+        self.points, self.charges = signed_measure(z, y, *problem.measures(z, y))
+        kernel = options.kernel
+        if kernel is None:
+            spread = (z - z.mean(1, keepdim=True)).square().sum(-1).mean()
+            kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
+        self.kernel = encode(kernel)
+        diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(z.new_zeros(()))))
+        self.damping = (options.damping * diagonal)[:, None, None]
+        self.moving = torch.ones_like(z[..., :1], dtype=torch.bool)
+        if problem.weights is not None:
+            self.moving &= problem.weights[..., None] > 0
+        if problem.frozen is not None:
+            self.moving &= ~problem.frozen.reshape(self.moving.shape)
+
+    def held(self, v: Tensor) -> Tensor:
+        """v without the components of padding and of frozen particles."""
+        return v * self.moving
+
+    def pull(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """A (v, J v), split into the parts of z and of F(z)."""
+        self.info.evaluations += 1
+        with sdpa_kernel(SDPBackend.MATH):
+            pushed = torch.func.jvp(self.problem.image, (self.z,), (v,))[1]
+        motion = torch.cat((v, pushed), 1)
+        nothing = torch.zeros_like(self.points)
+        rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
+        return (self.charges[..., None] * tangent_op(*rest)[1]).split(v.shape[1], 1)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        on_z, on_image = self.pull(v)
+        return self.held(on_z + (0 if self.vjp is None else self.vjp(on_image))) + self.damping * v
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)[:, None, None]
+
+
+def _conjugate_gradients(operator, right: Tensor, max_steps: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Solve operator(x) = right sample by sample (Hestenes & Stiefel 1952): x and its relative residuals (B,)."""
+    x, residual = torch.zeros_like(right), right
+    direction, norm = residual, _dot(residual, residual)
+    scale = torch.where(norm > 0, norm, 1)
+    for _ in range(max_steps):
+        if bool((norm <= tol**2 * scale).all()):
+            break
+        image = operator(direction)
+        curvature = _dot(direction, image)
+        step = torch.where(curvature > 0, norm / curvature, 0)
+        x, residual = x + step * direction, residual - step * image
+        previous, norm = norm, _dot(residual, residual)
+        direction = residual + torch.where(previous > 0, norm / previous, 0) * direction
+    return x, (norm / scale).sqrt().double().flatten()
