@@ -8,7 +8,7 @@ from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.auto import Auto
 from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, register
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import ConvergenceWarning, Solution, SolveInfo, warn_if_unconverged
+from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, warn_if_unconverged
 from ddeq_fast.solvers.optimizers import SGD, Adam
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward
 
@@ -17,13 +17,23 @@ register("anderson", Anderson)
 register("auto", Auto)
 
 
-def solve(problem: Pushforward, start: Tensor, solver: str | Solver = "auto", **options) -> Solution:
+def solve(
+    problem: Pushforward,
+    start: Tensor,
+    solver: str | Solver = "auto",
+    *,
+    callback: Callback | None = None,
+    **options,
+) -> Solution:
     """Find the equilibrium of `problem` from the cloud `start` (B, n, d).
 
     Args:
         problem: `Pushforward(func, ...)` or `FixedTarget(target)`.
         start: start particles; not modified.
         solver: "auto", "anderson", "flow", any registered name, or a `Solver`.
+        callback: called as callback(step, particles, residual) before every step and after the last, with the number of
+            steps taken, the cloud of every sample (B, n, d), and residuals (B,) as last looked at, infinite before
+            the first look. Both are copies. A sample that is done keeps its last cloud.
         options: passed to the solver named.
 
     Returns:
@@ -34,7 +44,8 @@ def solve(problem: Pushforward, start: Tensor, solver: str | Solver = "auto", **
     """
     solver = make(solver, **options)
     problem.check(start)
-    solution = solver.solve(problem, start)
+    watched = {} if callback is None else {"callback": callback}
+    solution = solver.solve(problem, start, **watched)
     warn_if_unconverged(type(solver).__name__, solution.info, solver.tol)
     return solution
 
@@ -52,6 +63,7 @@ __all__ = [
     "Adam",
     "Solution",
     "SolveInfo",
+    "Callback",
     "ConvergenceWarning",
     "make",
     "names",

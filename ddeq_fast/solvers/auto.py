@@ -9,7 +9,7 @@ from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.base import Solver
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import Solution
+from ddeq_fast.solvers.iterate import Callback, Solution
 from ddeq_fast.solvers.problem import FixedTarget
 
 
@@ -45,10 +45,10 @@ class Auto(Solver):
         self.flow = MMDFlow(**{**shared, **(flow or {})})
         self.tol = self.anderson.tol
 
-    def solve(self, problem, start):
+    def solve(self, problem, start, *, callback=None):
         if isinstance(problem, FixedTarget):  # its image may have another number of points
-            return self.flow.solve(problem, start)
-        best = self.anderson.solve(problem, start)
+            return self.flow.solve(problem, start, callback=callback)
+        best = self.anderson.solve(problem, start, callback=callback)
         for from_start in (False, True):
             rows = (~best.info.converged).nonzero().squeeze(1)
             if not rows.numel():
@@ -56,9 +56,23 @@ class Auto(Solver):
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles
-            again = self.flow.solve(part, begin[rows], tree.select(best.info.scale, rows))
+            scale = tree.select(best.info.scale, rows)
+            again = self.flow.solve(part, begin[rows], scale, callback=_among(callback, best, rows))
             best = _better(best, again, rows)
         return best
+
+
+def _among(callback: Callback | None, best: Solution, rows) -> Callback | None:
+    """`callback` for a solve of the samples `rows` alone: the others as in `best`, steps numbered on from there."""
+    if callback is None:
+        return None
+    taken = int(best.info.evaluations.max())
+
+    def watch(step, particles, residual):
+        everything = best.particles.index_copy(0, rows, particles), best.info.residual.index_copy(0, rows, residual)
+        callback(taken + step, *everything)
+
+    return watch
 
 
 def _better(best: Solution, again: Solution, rows) -> Solution:

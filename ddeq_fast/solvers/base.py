@@ -8,17 +8,20 @@ from torch import Tensor
 
 from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.solvers.iterate import Solution, iterate
+from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.validation import check_choice, check_integer, check_number
 
 
 class Solver:
-    """Anything with `solve(problem, start) -> Solution` and a tolerance `tol` on the residual."""
+    """Anything with `solve(problem, start) -> Solution` and a tolerance `tol` on the residual.
+
+    A solver that can be watched takes `callback` too, see `iterate.Callback`.
+    """
 
     tol: float
 
-    def solve(self, problem: Pushforward, start: Tensor) -> Solution:
+    def solve(self, problem: Pushforward, start: Tensor, *, callback: Callback | None = None) -> Solution:
         """Solve from `start` (B, n, d), checked by the caller; without an autograd graph."""
         raise NotImplementedError
 
@@ -73,8 +76,8 @@ class IterativeSolver(Solver):
         """Kernel of the residual at this step."""
         return self.kernel
 
-    def solve(self, problem, start, scale=None):
-        return iterate(self, problem, start, scale)
+    def solve(self, problem, start, scale=None, *, callback=None):
+        return iterate(self, problem, start, scale, callback)
 
 
 _SOLVERS: dict[str, Callable[..., Solver]] = {}

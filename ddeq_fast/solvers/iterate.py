@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -50,20 +51,27 @@ def warn_if_unconverged(name: str, info: SolveInfo, tol: float) -> None:
         )
 
 
+# callback(step, particles, residual), see `solve`
+Callback = Callable[[int, Tensor, Tensor], None]
+
+
 @torch.no_grad()
-def iterate(solver, problem: Pushforward, start: Tensor, scale: Tensor | None = None) -> Solution:
+def iterate(
+    solver, problem: Pushforward, start: Tensor, scale: Tensor | None = None, callback: Callback | None = None
+) -> Solution:
     """Run `solver` (see `IterativeSolver`) from `start` (B, n, d) until every sample is done or steps run out.
 
-    `scale` (B,) is what residuals are relative to, that of `start` if None.
+    `scale` (B,) is what residuals are relative to, that of `start` if None. `callback` is called before every step and
+    after the last.
     """
-    return _Run(solver, problem, start, scale).run()
+    return _Run(solver, problem, start, scale, callback).run()
 
 
 class _Run:
     """One solve. Full-batch results in `z`, `residual`...; `rows` are the samples still moving."""
 
-    def __init__(self, solver, problem, start, scale):
-        self.solver, self.problem = solver, problem
+    def __init__(self, solver, problem, start, scale, callback):
+        self.solver, self.problem, self.callback = solver, problem, callback
         batch, device = start.shape[0], start.device
         self.z = start.detach().clone()
         self.residual = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
@@ -86,18 +94,19 @@ class _Run:
             self.evaluations[self.rows[moving]] += 1
             if step == 0:
                 state = solver.init(self.problem, z, y)
-            if last and solver.stop_on == "gradient":
-                self.z[self.rows[moving]] = z[moving]
-                break
             if not last:
                 proposal, state, direction = solver.step(self.problem, z, y, vjp, state, step)
-            if check:
+            if last and solver.stop_on == "gradient":
+                self.z[self.rows[moving]] = z[moving]
+            elif check:
                 if solver.stop_on == "gradient":
                     squared = direction.double().square().sum((1, 2))
                 else:
                     squared = self.problem.squared_mmd(z, y, solver.kernel_at(state, step), solver.backend)
                 finite = z.isfinite().all(-1).all(-1) & y.isfinite().all(-1).all(-1)
                 moving = self._record(squared.masked_fill(~finite, torch.nan), z, moving, step)
+            self._show(step, z, moving)
+            if check:
                 if last or not bool(moving.any()):
                     break
                 if self.problem.separable and not bool(moving.all()):
@@ -107,6 +116,13 @@ class _Run:
             z = proposal if bool(moving.all()) else torch.where(moving[:, None, None], proposal, z)
         converged = self.residual <= solver.tol
         return Solution(self.z, SolveInfo(self.evaluations, self.residual, converged, self.scale))
+
+    def _show(self, step, z, moving):
+        """Hand copies to the callback."""
+        if self.callback is not None:
+            particles = self.z.clone()
+            particles[self.rows[moving]] = z[moving]
+            self.callback(step, particles, self.residual.clone())
 
     def _record(self, squared, z, moving, step):
         """Take down residuals and clouds of the moving samples; return those that go on."""
