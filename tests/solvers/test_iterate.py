@@ -387,7 +387,7 @@ def test_the_callback_follows_auto_into_its_flow(context, start):
     solver = Auto(tol=0.25, anderson={"max_steps": 1}, flow=STEPS)
     solution, steps, clouds, residuals = watched(Pushforward(affine, context), start, solver)
     taken = solution.info.evaluations
-    assert steps == list(range(taken.max())) and taken[0] == 2 and taken.min() < taken.max() > 5
+    assert steps == list(range(taken.max())) and taken[0] == 2 < taken[1:].min()
     assert all(torch.equal(cloud[0], solution.particles[0]) for cloud in clouds[1:])
     assert all(residual[0] == solution.info.residual[0] for residual in residuals[1:])
     assert torch.equal(clouds[-1][1:], solution.particles[1:])
