@@ -1,0 +1,118 @@
+"""Losses between clouds, beside `ddeq_fast.squared_mmd`: Chamfer distance, kernel density entropy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ddeq_fast import backends
+from ddeq_fast.library import encode, evaluate_op
+from ddeq_fast.nearest import real_points, resolve, search
+from ddeq_fast.radial import Gaussian
+from ddeq_fast.validation import check_cloud, check_number, check_weights
+
+# Added to densities before their logarithm, as by the authors: it bounds the share of an isolated point.
+DENSITY_FLOOR = 1e-10
+
+
+def chamfer(
+    x: Tensor,
+    y: Tensor,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+    squared: bool = False,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Chamfer distance mean_i min_j |x_i - y_j| + mean_j min_i |x_i - y_j| (Fan et al., 2017, with means).
+
+    Args:
+        x, y: clouds, (m, d) and (n, d), or batched (B, m, d) and (B, n, d); same dtype and device.
+        x_mask, y_mask: boolean, (m,) or (B, m) and so on, True for real points; padding has no influence.
+        squared: sum squared distances instead.
+        backend: as for `ddeq_fast.nearest.nearest`.
+
+    Returns:
+        (B,), or a scalar for clouds without a batch axis; differentiable in x and y. The gradient of a distance
+        is zero where the points coincide.
+
+    Raises:
+        TypeError, ValueError: as `ddeq_fast.nearest.nearest`.
+    """
+    check_cloud("x", x)
+    check_cloud("y", y, like=("x", x))
+    real_x, real_y = real_points("x", x_mask, x), real_points("y", y_mask, y)
+    backend = resolve(backend, x)
+    batched = x.dim() == 3
+    if not batched:
+        x, y = x[None], y[None]
+        real_x, real_y = (None if real is None else real[None] for real in (real_x, real_y))
+    there = search(x, y, real_y, backend).squared_distance
+    back = search(y, x, real_x, backend).squared_distance
+    if not squared:
+        there, back = _root(there), _root(back)
+    value = (_mean(there, real_x) + _mean(back, real_y)).to(x.dtype)
+    return value if batched else value[0]
+
+
+def _root(q):
+    """Square root whose derivatives are zero at zero."""
+    positive = q > 0
+    return torch.where(positive, torch.where(positive, q, 1).sqrt(), 0)
+
+
+def _mean(values, real):
+    """Mean over the last axis of the values that are real."""
+    return values.mean(-1) if real is None else values.masked_fill(~real, 0).sum(-1) / real.sum(-1)
+
+
+def kde_entropy(x: Tensor, bandwidth: float, mask: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+    """Entropy -mean_i log p_i of a cloud by a leave-one-out Gaussian kernel density estimate.
+
+    p_i = 1e-10 + 1/n sum_{j != i} exp(-|x_i - x_j|^2 / (2 h^2)), not normalised by (2 pi h^2)^(d/2), which would add
+    a constant.
+
+    Args:
+        x: cloud, (n, d) or (B, n, d), floating point.
+        bandwidth: h > 0, in the units of the points.
+        mask: boolean, (n,) or (B, n), True for real points; n counts these.
+        backend: a name from `ddeq_fast.backends.names()`, or "auto".
+
+    Returns:
+        (B,), or a scalar for a cloud without a batch axis; twice differentiable in x.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty or fully masked cloud, a bandwidth
+            that is not positive, an unknown backend.
+    """
+    check_cloud("x", x)
+    kernel = encode(Gaussian(check_number("bandwidth", bandwidth)))
+    real = check_weights("x", None, mask, x)
+    backend = backends.check(backend)
+    batched, dtype = x.dim() == 3, x.dtype
+    if not batched:
+        x, real = x[None], real[None]
+    x, real = (t.to(torch.promote_types(dtype, torch.float32)) for t in (x, real))
+    x = x.masked_fill(real[..., None] == 0, 0)
+    n = real.sum(-1, keepdim=True)
+    surprise = -(_others(x, real, kernel, backend) / n + DENSITY_FLOOR).log()
+    value = ((surprise * real).sum(-1, keepdim=True) / n).squeeze(-1).to(dtype)
+    return value if batched else value[0]
+
+
+def _others(x, v, kernel, backend):
+    """sum_{j != i} v_j k(x_i, x_j), shape (B, n).
+
+    Subtracting k(0) from the whole sum would lose what a far point gets from the others. Instead each half of a
+    cloud takes the other half as sources, and so on within the halves: every pair but i = j, once.
+    """
+    n = x.shape[1]
+    if n == 1:
+        return torch.zeros_like(v)
+    x, v = pad(x, (0, 0, 0, n % 2)), pad(v, (0, n % 2))
+    targets, charges = (t.unflatten(1, (2, -1)) for t in (x, v))
+    sources = (t.flip(1).flatten(0, 1) for t in (targets, charges))
+    targets, charges = targets.flatten(0, 1), charges.flatten(0, 1)
+    across, _ = evaluate_op(targets, *sources, kernel, backend, True, False)
+    return (across + _others(targets, charges, kernel, backend)).view_as(v)[:, :n]
