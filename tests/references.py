@@ -89,3 +89,35 @@ def witness(z, x, y, kernel, a=None, b=None):
     """E k(X, z) - E k(Y, z)."""
     x, y = _array(x), _array(y)
     return potential(z, x, _normalised(a, x), kernel) - potential(z, y, _normalised(b, y), kernel)
+
+
+def nearest(x, y, mask=None):
+    """(min_j |x_i - y_j|^2, first such j) over the sources y (..., n, d) that `mask` (..., n) calls real."""
+    x, y = _array(x), _array(y)
+    mask = np.ones(y.shape[:-1], bool) if mask is None else np.asarray(mask)
+    if x.ndim == 3:
+        parts = [nearest(*cloud) for cloud in zip(x, y, mask, strict=True)]
+        return np.stack([q for q, _ in parts]), np.stack([j for _, j in parts])
+    q = np.array(
+        [
+            [np.sum((target - source) ** 2) if real else np.inf for source, real in zip(y, mask, strict=True)]
+            for target in x
+        ]
+    )
+    return q.min(1), q.argmin(1)
+
+
+def chamfer(x, y, power=1):
+    """mean_i min_j |x_i - y_j|^power and the same from y to x, of one pair of clouds without padding."""
+    return sum(np.mean(nearest(*pair)[0] ** (power / 2)) for pair in ((x, y), (y, x)))
+
+
+def kde_entropy(x, bandwidth):
+    """-mean_i log(1e-10 + 1/n sum over j != i of the Gaussian), of one cloud without padding."""
+    x = _array(x)
+    surprises = []
+    for i, point in enumerate(x):
+        others = np.delete(x, i, 0)
+        density = np.sum(np.exp(-np.sum((others - point) ** 2, 1) / (2 * bandwidth**2))) / len(x)
+        surprises.append(-np.log(density + 1e-10))
+    return np.mean(surprises)
