@@ -148,6 +148,10 @@ class InverseMultiquadric(_Scaled):
         return (1 + q / self.sigma**2).pow(-2.5) * (1.5 / self.sigma**4)
 
 
+# The elementary kernels that backends with code of their own may know; subclasses are a user's.
+KNOWN = (Riesz, Gaussian, Laplacian, InverseMultiquadric)
+
+
 @dataclass(frozen=True)
 class Mixture(RadialKernel):
     """sum_m weight_m k_m, given as a tuple of (weight, kernel); nested mixtures are flattened.

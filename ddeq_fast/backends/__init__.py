@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -31,19 +32,21 @@ class Backend(Protocol):
 
 _BACKENDS: dict[str, Backend] = {}
 _PREFERENCE: list[str] = []
-_AUTO_DEVICES: dict[str, tuple[str, ...] | None] = {}
+_OFFERED: dict[str, Callable[[Tensor, Tensor], bool] | None] = {}
 
 
-def register(name: str, backend: Backend, *, prefer: bool = False, auto_devices: tuple[str, ...] | None = None) -> None:
+def register(
+    name: str, backend: Backend, *, prefer: bool = False, offer: Callable[[Tensor, Tensor], bool] | None = None
+) -> None:
     """Make `backend` known as `name`; if `prefer`, "auto" tries it before those registered so far.
 
-    `auto_devices` are the types of device, such as "cuda", for which "auto" tries it: all if None.
+    `offer(x, y)` says for which clouds "auto" tries it at all: for all if None.
     """
     if name == "auto" or name in _BACKENDS:
         raise ValueError(f"backend name {name!r} is taken")
     _BACKENDS[name] = backend
     _PREFERENCE.insert(0 if prefer else len(_PREFERENCE), name)
-    _AUTO_DEVICES[name] = auto_devices
+    _OFFERED[name] = offer
 
 
 def names() -> list[str]:
@@ -57,15 +60,15 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
     Raises ValueError if `name` is unknown or cannot run them (with its reason).
     """
     if name == "auto":
-        return next(n for n in _PREFERENCE if _offered(n, x) and _BACKENDS[n].unsupported(x, y, kernel) is None)
+        return next(n for n in _PREFERENCE if _offered(n, x, y) and _BACKENDS[n].unsupported(x, y, kernel) is None)
     reason = get(name).unsupported(x, y, kernel)
     if reason is not None:
         raise ValueError(f"backend {name!r} cannot run this: {reason}")
     return name
 
 
-def _offered(name: str, x: Tensor) -> bool:
-    return _AUTO_DEVICES[name] is None or x.device.type in _AUTO_DEVICES[name]
+def _offered(name: str, x: Tensor, y: Tensor) -> bool:
+    return _OFFERED[name] is None or _OFFERED[name](x, y)
 
 
 def check(name: str) -> str:
@@ -84,7 +87,10 @@ def get(name: str) -> Backend:
     return _BACKENDS[name]
 
 
-from ddeq_fast.backends import dense, triton  # noqa: E402
+from ddeq_fast.backends import compiled, dense, keops, triton  # noqa: E402
 
 register("dense", dense)
-register("triton", triton, prefer=True, auto_devices=("cuda",))  # elsewhere it is interpreted: only when named
+register("compiled", compiled, prefer=True, offer=compiled.worthwhile)
+register("keops", keops, offer=lambda x, y: False)
+# Off a GPU it is interpreted: only when named.
+register("triton", triton, prefer=True, offer=lambda x, y: x.is_cuda)
