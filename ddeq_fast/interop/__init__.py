@@ -1,1 +1,1 @@
-"""Bridges to other code: checkpoints of the original DDEQ implementation."""
+"""Bridges to other code: torchdeq, and functions and checkpoints of the original DDEQ code."""

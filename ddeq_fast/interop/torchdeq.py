@@ -1,0 +1,89 @@
+"""The solvers here as forward solvers of torchdeq (Geng & Kolter 2023): `register()`, then `f_solver="mmd"`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.optional import require
+from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
+from ddeq_fast.validation import check_choice
+
+SOLVERS = {"mmd": MMDFlow, "mmd_anderson": Anderson}
+
+
+def register() -> None:
+    """Make torchdeq know the solvers "mmd", the flow `MMDFlow`, and "mmd_anderson", `Anderson`; again if it did.
+
+    They solve for clouds: `z_init` of the DEQ must be one tensor (B, n, d). `solver_kwargs` of its call are the options
+    of `MMDFlow` or `Anderson`, and `weights` and `frozen` of `Pushforward`; f_max_iter, f_tol and f_stop_mode are their
+    steps, tolerance, and whether residuals are relative. Residuals are MMD(Z, F(Z)), and relative ones relative to
+    that of the start. That is no measure of a gradient: these are no backward solvers.
+
+    Raises ImportError if torchdeq is not installed.
+    """
+    solvers = require("torchdeq.solver", "torchdeq")
+    for name, factory in SOLVERS.items():
+        solvers.register_solver(name, partial(solve, factory))
+
+
+def solve(
+    factory: Callable[..., MMDFlow | Anderson],
+    func: Callable[[Tensor], Tensor],
+    x0: Tensor,
+    max_iter: int = 50,
+    tol: float = 1e-3,
+    stop_mode: str = "abs",
+    indexing: Sequence[int] | None = None,
+    *,
+    weights: Tensor | None = None,
+    frozen: Tensor | None = None,
+    **options,
+) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    """A solver as torchdeq calls it, made by `factory` with these `options`.
+
+    Returns:
+        The equilibrium (B, n, d). The clouds after the steps in `indexing`, one for each; the equilibrium stands for
+        those after the last. torchdeq's statistics: abs_trace, rel_trace (B, steps + 1), residuals as last looked at;
+        abs_lowest, rel_lowest (B,), those of the equilibrium; nstep (B,), steps taken.
+
+    Raises:
+        ValueError: x0 is no batch of clouds (B, n, d), such as the packed vector of a DEQ over several tensors.
+        TypeError, ValueError: as `ddeq_fast.solvers.solve`.
+    """
+    stat = require("torchdeq.solver.stat", "torchdeq").SolverStat
+    check_choice("stop_mode", stop_mode, ("abs", "rel"))
+    if not isinstance(x0, Tensor) or x0.dim() != 3:
+        got = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+        raise ValueError(f"z_init must be one tensor of clouds (B, n, d), not several packed into one; got {got}")
+    solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
+    problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
+    problem.check(x0)
+    kept, trace = {}, []
+
+    def watch(step, particles, residual):
+        trace.append(residual)
+        if step in (indexing or ()):
+            kept[step] = particles
+
+    particles, info = solver.solve(problem, x0, callback=watch)
+    kept.pop(len(trace) - 1, None)  # the equilibrium may be an earlier cloud than the last
+    trace = torch.stack(trace, 1)
+    scale = info.scale[:, None]
+    if stop_mode == "abs":
+        scale = trace[:, :1]
+        trace = torch.where(trace == 0, 0, trace / scale)
+    return (
+        particles,
+        [kept.get(step, particles) for step in indexing or ()],
+        stat(
+            abs_trace=trace * scale,
+            rel_trace=trace,
+            abs_lowest=trace[:, -1] * scale[:, 0],
+            rel_lowest=trace[:, -1],
+            nstep=(info.evaluations - 1).double(),
+        ),
+    )
