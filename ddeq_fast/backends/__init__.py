@@ -87,10 +87,12 @@ def get(name: str) -> Backend:
     return _BACKENDS[name]
 
 
-from ddeq_fast.backends import compiled, dense, keops, triton  # noqa: E402
+from ddeq_fast.backends import compiled, dense, keops, sliced, triton  # noqa: E402
 
 register("dense", dense)
 register("compiled", compiled, prefer=True, offer=compiled.worthwhile)
 register("keops", keops, offer=lambda x, y: False)
+# An estimate: only when named.
+register("sliced", sliced.Sliced(), offer=lambda x, y: False)
 # Off a GPU it is interpreted: only when named.
 register("triton", triton, prefer=True, offer=lambda x, y: x.is_cuda)
