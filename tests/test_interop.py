@@ -1,5 +1,6 @@
 """Checkpoints of the original code: every name has its counterpart, and strange ones are reported."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from problems import fails
 
-from ddeq_fast.interop.checkpoints import from_original
+from ddeq_fast.interop.checkpoints import from_original, load_original
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
 
@@ -48,3 +49,66 @@ def test_a_name_that_only_begins_alike_does_not_fit():
     """ "ln1" is a name there, "ln11" is not."""
     with fails(ValueError, "state_dict has keys that do not fit: deq_model.ln11.weight"):
         from_original({"deq_model.ln11.weight": torch.ones(2)})
+
+
+def small_classifier(classes=10, **options):
+    sizes = {"heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2, **options}
+    return Classifier(classes, TransportMap(16, 2, **sizes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", ["state dict", "path", "string"])
+def test_loading(original, tmp_path, form, dtype):
+    """Every weight, in the model's dtype; its start cloud stays."""
+    path = tmp_path / "original.pth"
+    torch.save(original, path)
+    model = small_classifier().to(dtype)
+    start = model.ddeq.start.clone()
+    load_original(model, {"state dict": original, "path": path, "string": str(path)}[form])
+    weights = dict(model.named_parameters())
+    for name, value in from_original(original).items():
+        assert weights[name].dtype == dtype and torch.equal(weights[name], value.to(dtype))
+    assert torch.equal(model.ddeq.start, start)
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "message"),
+    [
+        (
+            40,
+            {},
+            "head.bias has shape (10,) in the checkpoint, (40,) in the model; "
+            "head.weight has shape (10, 16) in the checkpoint, (40, 16) in the model",
+        ),
+        (
+            10,
+            {"dim_final": 32},
+            "ddeq.transport.final.linear1.bias has shape (64,) in the checkpoint, (32,) in the model; "
+            "ddeq.transport.final.linear1.weight has shape (64, 16) in the checkpoint, (32, 16) in the model; "
+            "ddeq.transport.final.linear2.weight has shape (16, 64) in the checkpoint, (16, 32) in the model",
+        ),
+    ],
+)
+def test_sizes_that_differ_are_listed(original, classes, options, message):
+    model = small_classifier(classes, **options)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with fails(ValueError, f"checkpoint does not fit the model: {message}"):
+        load_original(model, original)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("layers", "where"), [(1, "model"), (3, "checkpoint")])
+def test_layers_that_are_missing_are_listed(original, layers, where):
+    with pytest.raises(ValueError, match=rf"cross_encoder\.{min(layers, 2)}\.norm\.bias is not in the {where}; "):
+        load_original(small_classifier(cross_layers=layers), original)
+
+
+def test_a_file_of_anything_but_weights_is_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "run",))
+
+    torch.save({"deq_model.ln1.weight": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        load_original(small_classifier(), tmp_path / "bad.pth")
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import os
+
+import torch
+from torch import Tensor, nn
 
 # Left: name here. Right: name there, below "deq_model.".
 _TRANSPORT = {
@@ -50,3 +53,31 @@ def from_original(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     if unknown:
         raise ValueError(f"state_dict has keys that do not fit: {', '.join(sorted(unknown))}")
     return renamed
+
+
+def load_original(model: nn.Module, checkpoint: dict[str, Tensor] | str | os.PathLike) -> None:
+    """Load a classifier of the original code into a `Classifier` of the same sizes, in the dtype of the model.
+
+    A model for padded clouds needs a `TransportMap(attend_to_padding=True)`. The start cloud stays the model's own: the
+    original code draws it anew in every call.
+
+    Args:
+        model: left as it was if anything does not fit.
+        checkpoint: a state dict, or the path of one written by `torch.save`; read with `weights_only=True`.
+
+    Raises:
+        ValueError: listing the keys that have no counterpart, that are missing, or whose shapes differ.
+    """
+    if not isinstance(checkpoint, dict):
+        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights, expected = from_original(checkpoint), model.state_dict()
+    expected.pop("ddeq.start", None)
+    faults = [f"{name} is not in the model" for name in weights if name not in expected]
+    faults += [f"{name} is not in the checkpoint" for name in expected if name not in weights]
+    for name in sorted(set(weights) & set(expected)):
+        theirs, ours = tuple(weights[name].shape), tuple(expected[name].shape)
+        if theirs != ours:
+            faults.append(f"{name} has shape {theirs} in the checkpoint, {ours} in the model")
+    if faults:
+        raise ValueError(f"checkpoint does not fit the model: {'; '.join(sorted(faults))}")
+    model.load_state_dict(weights, strict=False)
