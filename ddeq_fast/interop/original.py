@@ -277,7 +277,8 @@ def mmd_gf(
         ValueError: naming the argument that has no counterpart here. TypeError, ValueError: bad shapes or values.
 
     Differences: a start that meets `tol` takes no step (there, one), and a stop value is looked at after the first
-    step too if `stop_frequency` is 1; "grad" looks at the gradient of the present cloud, not of the one before.
+    step too if `stop_frequency` is 1; "grad" looks at the gradient of the present cloud, not of the one before; the
+    "mmd" stop value of an annealed flow is relative to the start's at the first bandwidth, not the last.
     """
     off = {"plot": plot, "plot_to_wandb": plot_to_wandb, "plot_kwargs": plot_kwargs}
     _refuse({**off, "progress_bar": progress_bar, "wandb_dict": wandb_dict}, "draw and log in a callback")
