@@ -19,6 +19,7 @@ import torch
 
 from bench import machine
 from bench.baselines import plain
+from bench.measure import synchronise
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import Auto, ConvergenceWarning, MMDFlow, Pushforward
 
@@ -44,12 +45,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _timed(function, device: str):
     """(result, seconds)."""
-    if device != "cpu":
-        torch.cuda.synchronize()
+    synchronise(device)
     start = time.perf_counter()
     result = function()
-    if device != "cpu":
-        torch.cuda.synchronize()
+    synchronise(device)
     return result, time.perf_counter() - start
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-COLOURS = {"triton": "#0072B2", "dense": "#D55E00", "compile": "#009E73", "keops": "#CC79A7"}
+COLOURS = {
+    "triton": "#0072B2",
+    "compiled": "#009E73",
+    "keops": "#CC79A7",
+    "dense": "#D55E00",
+    "torch.compile": "#E69F00",
+}
 
 
 def table(rows: list[dict]) -> str:
