@@ -15,6 +15,7 @@ from ddeq_fast.radial import Riesz
 _OPTIONAL = {
     "triton": "Triton kernels on GPUs",
     "pykeops": "large clouds without dense matrices",
+    "torchdeq": "our solvers inside its models",
     "sklearn": "the digits data set",
     "safetensors": "checkpoints",
     "tqdm": "progress bars",

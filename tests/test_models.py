@@ -268,7 +268,7 @@ def test_bad_input(x, options, error, message):
     [
         ({"num_particles": 0}, ValueError, "num_particles must be at least 1, got 0"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
-        ({"backward": "exact"}, ValueError, "backward must be one of ift, phantom; got 'exact'"),
+        ({"backward": "exact"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         ({"num_classes": 2.0}, TypeError, "num_classes must be an integer, got float"),
     ],

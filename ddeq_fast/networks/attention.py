@@ -51,8 +51,18 @@ class AttentionLayer(nn.Module):
         # Contiguous once here, or copied in every evaluation.
         return Memory(*(part.contiguous() for part in parts))
 
-    def forward(self, q: Tensor, memory: Memory | None, bias: Tensor | None, drop: Tensor | None = None) -> Tensor:
-        """Attend from q to `memory`, or to q itself if None; `bias` (B, 1, 1, m) is added to the logits."""
+    def forward(
+        self,
+        q: Tensor,
+        memory: Memory | None,
+        bias: Tensor | None,
+        drop: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from q to `memory`, or to q itself if None; `bias` (B, 1, 1, m) is added to the logits.
+
+        Rows of the result that are not `present` (B, n, 1) are zero.
+        """
         if memory is None:
             queries, keys, values = self._split(self.project_in(q), 3)
         else:
@@ -61,7 +71,7 @@ class AttentionLayer(nn.Module):
             keys, values = memory
         attended = attend(queries, keys, values, bias)
         attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
-        return self.ffn(self.norm(q + attended), drop)
+        return zeroed(self.ffn(self.norm(q + attended), drop), present)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -98,10 +108,17 @@ class AttentionEncoder(nn.ModuleList):
         """Dropout masks for every layer, see `FeedForward.draw`."""
         return [layer.ffn.draw(like) for layer in self]
 
-    def forward(self, q: Tensor, memories=None, bias: Tensor | None = None, drops=None) -> Tensor:
+    def forward(
+        self, q: Tensor, memories=None, bias: Tensor | None = None, drops=None, present: Tensor | None = None
+    ) -> Tensor:
         for i, layer in enumerate(self):
-            q = layer(q, memories[i] if memories else None, bias, drops[i] if drops else None)
+            q = layer(q, memories[i] if memories else None, bias, drops[i] if drops else None, present)
         return q
+
+
+def zeroed(x: Tensor, present: Tensor | None) -> Tensor:
+    """x (B, n, dim) with zeros where not `present` (B, n, 1); x itself if None."""
+    return x if present is None else torch.where(present, x, 0)
 
 
 def attention_bias(weights: Tensor) -> Tensor | None:

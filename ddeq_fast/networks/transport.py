@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.attention import AttentionEncoder, Memory, attention_bias, log_weights
+from ddeq_fast.networks.attention import AttentionEncoder, Memory, attention_bias, log_weights, zeroed
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
@@ -41,7 +41,7 @@ class TransportMap(nn.Module):
         self_layers, cross_layers, x_layers: attention layers within Z, from Z to X, within X.
         dropout: probability of dropping a hidden unit, for all points of a cloud and all evaluations of a solve.
         attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
-            (and sums over them) as if they were real points at the origin.
+            and sums over them, after zeroing their rows before each normalisation and after each attention layer.
     """
 
     def __init__(
@@ -100,13 +100,14 @@ class TransportMap(nn.Module):
         if x.dtype != self.bilinear.bias.dtype:
             raise TypeError(f"x has dtype {x.dtype} but the network has {self.bilinear.bias.dtype}")
         weights = check_weights("x", weights, None, x)
+        present = self._present(weights)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)
         bias = attention_bias(weights)
 
-        lifted = self.norm_lift_x(self.lift_x(x))
-        wide = self.norm_widen_x(self.widen_x(lifted))
-        encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x))
+        lifted = self.norm_lift_x(zeroed(self.lift_x(x), present))
+        wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
+        encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x), present=present)
         drops = {
             "self": self.self_encoder.draw(x),
             "cross": self.cross_encoder.draw(x),
@@ -122,9 +123,14 @@ class TransportMap(nn.Module):
         by the other particles. Inputs are not checked: this is the inner loop of every solver.
         """
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
-        lifted = self.norm_lift_z(self.lift_z(z))
-        lifted = self.norm_bilinear(lifted + self.bilinear(lifted, context.matrix))
-        mixed = self.norm_start(z + self.norm_widen_z(self.widen_z(lifted)))
-        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"])
-        mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"])
-        return self.final(mixed, context.drops["final"][0])
+        present = self._present(weights)
+        lifted = self.norm_lift_z(zeroed(self.lift_z(z), present))
+        lifted = self.norm_bilinear(lifted + zeroed(self.bilinear(lifted, context.matrix), present))
+        mixed = self.norm_start(z + self.norm_widen_z(zeroed(self.widen_z(lifted), present)))
+        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present)
+        mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"], present)
+        return zeroed(self.final(mixed, context.drops["final"][0]), present)
+
+    def _present(self, weights: Tensor | None) -> Tensor | None:
+        """Points that are no padding, (B, n, 1), where the original code zeroes the others; None elsewhere."""
+        return weights[..., None] > 0 if self.attend_to_padding and weights is not None else None

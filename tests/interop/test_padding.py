@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from problems import close
 
@@ -13,7 +12,6 @@ from ddeq_fast.networks import TransportMap
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "completion2d.npz", allow_pickle=False)
 
 
-@pytest.mark.xfail(strict=True, reason="TransportMap keeps the biases of padded points, which are zeroed there")
 def test_transport_that_attends_to_padding():
     """Observed particles are held in every layer there: with one self-attention layer, that touches no other."""
     weights = {k.removeprefix("state_dict/"): torch.from_numpy(GOLDEN[k]) for k in GOLDEN if "/deq_model." in k}

@@ -148,16 +148,6 @@ def test_weights_receive_gradients(transport, clouds):
     assert abs(grad[1, 2] - difference) <= 1e-7 * abs(difference)
 
 
-def test_attend_to_padding_treats_every_row_as_a_point(clouds):
-    """The behaviour of the original code, for its checkpoints alone."""
-    z, x = clouds
-    theirs, ours = small_transport(attend_to_padding=True), small_transport()
-    padded, weights = appended(x, 0.0)
-    assert close(theirs(z, theirs.encode(padded, weights)), ours(z, ours.encode(padded)))
-    padded_z, z_weights = appended(z, 0.0)
-    assert close(theirs(padded_z, theirs.encode(x), z_weights), ours(padded_z, ours.encode(x)))
-
-
 def test_dropout_is_drawn_once_an_encoding(clouds):
     transport = small_transport(dropout=0.5)
     z, x = clouds
