@@ -10,7 +10,7 @@ from ddeq_fast import backends
 from ddeq_fast.library import encode, evaluate_op
 from ddeq_fast.nearest import real_points, resolve, search
 from ddeq_fast.radial import Gaussian
-from ddeq_fast.validation import check_cloud, check_number, check_weights
+from ddeq_fast.validation import check_cloud, check_number
 
 # Added to densities before their logarithm, as by the authors: it bounds the share of an isolated point.
 DENSITY_FLOOR = 1e-10
@@ -42,7 +42,7 @@ def chamfer(
     """
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    real_x, real_y = real_points("x", x_mask, x), real_points("y", y_mask, y)
+    real_x, real_y = real_points("x_mask", x_mask, x), real_points("y_mask", y_mask, y)
     backend = resolve(backend, x)
     batched = x.dim() == 3
     if not batched:
@@ -88,16 +88,17 @@ def kde_entropy(x: Tensor, bandwidth: float, mask: Tensor | None = None, *, back
     """
     check_cloud("x", x)
     kernel = encode(Gaussian(check_number("bandwidth", bandwidth)))
-    real = check_weights("x", None, mask, x)
+    real = real_points("mask", mask, x)
+    real = x.new_ones(x.shape[:-1]) if real is None else real
     backend = backends.check(backend)
     batched, dtype = x.dim() == 3, x.dtype
     if not batched:
         x, real = x[None], real[None]
     x, real = (t.to(torch.promote_types(dtype, torch.float32)) for t in (x, real))
     x = x.masked_fill(real[..., None] == 0, 0)
-    n = real.sum(-1, keepdim=True)
-    surprise = -(_others(x, real, kernel, backend) / n + DENSITY_FLOOR).log()
-    value = ((surprise * real).sum(-1, keepdim=True) / n).squeeze(-1).to(dtype)
+    n = real.sum(-1)
+    surprise = -(_others(x, real, kernel, backend) / n[:, None] + DENSITY_FLOOR).log()
+    value = ((surprise * real).sum(-1) / n).to(dtype)
     return value if batched else value[0]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddeq_fast.backends import triton
 from ddeq_fast.radial import Riesz
-from ddeq_fast.validation import check_choice, check_cloud, check_weights
+from ddeq_fast.validation import check_choice, check_cloud, check_mask, values_readable
 
 # Distances a block of the dense search may hold: fits into a processor's cache.
 BLOCK_ENTRIES = 1 << 20
@@ -46,7 +46,7 @@ def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str 
     """
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    mask = real_points("y", y_mask, y)
+    mask = real_points("y_mask", y_mask, y)
     backend = resolve(backend, x)
     batched = x.dim() == 3
     if not batched:
@@ -58,7 +58,13 @@ def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str 
 
 def real_points(name: str, mask: Tensor | None, cloud: Tensor) -> Tensor | None:
     """The mask, checked, of shape (n,) or (B, n); None if there is none. Raises if it leaves no point in a cloud."""
-    return None if mask is None else check_weights(name, None, mask, cloud) != 0
+    if mask is None:
+        return None
+    mask = check_mask(name, mask, cloud)
+    if values_readable(mask) and not bool(mask.any(-1).all()):
+        empty = (~mask.any(-1)).reshape(-1).nonzero().reshape(-1).tolist()
+        raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+    return mask
 
 
 def resolve(backend: str, x: Tensor) -> str:
