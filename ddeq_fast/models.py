@@ -62,7 +62,7 @@ class DDEQ(nn.Module):
         x: Tensor,
         weights: Tensor | None = None,
         *,
-        z0: Tensor | None = None,
+        z0: Tensor | Equilibrium | None = None,
         z_weights: Tensor | None = None,
         frozen: Tensor | None = None,
     ) -> Equilibrium:
@@ -71,7 +71,8 @@ class DDEQ(nn.Module):
         Args:
             x: input clouds (B, m, dim_x).
             weights: (B, m), nonnegative, zero for padding, one for a plain point; ones if None.
-            z0: start particles (B, n, dim_z), such as an earlier equilibrium; the model's own if None.
+            z0: start particles (B, n, dim_z), the model's own if None; or an earlier `Equilibrium` of the same clouds,
+                whose scale residuals then stay relative to.
             z_weights: (B, n), zero for padding; ones if None.
             frozen: boolean (B, n): particles that the solver must not move.
 
@@ -79,6 +80,9 @@ class DDEQ(nn.Module):
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
         context = self.transport.encode(x, weights)
+        scale = None
+        if isinstance(z0, Equilibrium):
+            z0, scale = z0.particles.detach(), z0.info.scale
         if z0 is None:
             z0 = self.start.to(x.dtype).expand(x.shape[0], -1, -1)
         elif check_cloud("z0", z0).shape[::2] != (x.shape[0], self.transport.dim_z):
@@ -88,7 +92,7 @@ class DDEQ(nn.Module):
             raise TypeError(f"z0 has dtype {z0.dtype} but x has {x.dtype}")
         problem = Pushforward(self.transport, context, z_weights, frozen)
         with torch.no_grad():
-            particles, info = solvers.solve(problem, z0.detach(), self.solver)
+            particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
         backward = None
         if torch.is_grad_enabled():
             particles, backward = self.backward.attach(problem, particles)
@@ -116,7 +120,9 @@ class Classifier(nn.Module):
         self.ddeq = DDEQ(transport, **options)
         self.head = nn.Linear(transport.dim_z, check_integer("num_classes", num_classes))
 
-    def forward(self, x: Tensor, weights: Tensor | None = None, *, z0: Tensor | None = None) -> Classification:
+    def forward(
+        self, x: Tensor, weights: Tensor | None = None, *, z0: Tensor | Equilibrium | None = None
+    ) -> Classification:
         """Class scores of clouds x (B, m, dim_x); arguments and errors as in `DDEQ.forward`."""
         equilibrium = self.ddeq(x, weights, z0=z0)
         return Classification(self.head(equilibrium.particles.amax(1)), equilibrium)

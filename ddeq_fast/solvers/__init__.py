@@ -10,7 +10,7 @@ from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, registe
 from ddeq_fast.solvers.flow import MMDFlow
 from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, warn_if_unconverged
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.solvers.problem import FixedTarget, Pushforward
+from ddeq_fast.solvers.problem import FixedTarget, Pushforward, check_scale
 
 register("flow", MMDFlow)
 register("anderson", Anderson)
@@ -22,6 +22,7 @@ def solve(
     start: Tensor,
     solver: str | Solver = "auto",
     *,
+    scale: Tensor | None = None,
     callback: Callback | None = None,
     **options,
 ) -> Solution:
@@ -31,6 +32,8 @@ def solve(
         problem: `Pushforward(func, ...)` or `FixedTarget(target)`.
         start: start particles; not modified.
         solver: "auto", "anderson", "flow", any registered name, or a `Solver`.
+        scale: what residuals are relative to, (B,) in float64, such as `info.scale` of the solve whose solution is the
+            start of this one; the residuals of `start` if None, which a good start makes hard to improve on.
         callback: called as callback(step, particles, residual) before every step and after the last, with the number of
             steps taken, the cloud of every sample (B, n, d), and residuals (B,) as last looked at, infinite before
             the first look. Both are copies. A sample that is done keeps its last cloud.
@@ -44,8 +47,8 @@ def solve(
     """
     solver = make(solver, **options)
     problem.check(start)
-    watched = {} if callback is None else {"callback": callback}
-    solution = solver.solve(problem, start, **watched)
+    given = {"scale": check_scale(scale, start), "callback": callback}
+    solution = solver.solve(problem, start, **{name: value for name, value in given.items() if value is not None})
     warn_if_unconverged(type(solver).__name__, solution.info, solver.tol)
     return solution
 

@@ -45,10 +45,10 @@ class Auto(Solver):
         self.flow = MMDFlow(**{**shared, **(flow or {})})
         self.tol = self.anderson.tol
 
-    def solve(self, problem, start, *, callback=None):
+    def solve(self, problem, start, *, scale=None, callback=None):
         if isinstance(problem, FixedTarget):  # its image may have another number of points
-            return self.flow.solve(problem, start, callback=callback)
-        best = self.anderson.solve(problem, start, callback=callback)
+            return self.flow.solve(problem, start, scale=scale, callback=callback)
+        best = self.anderson.solve(problem, start, scale=scale, callback=callback)
         for from_start in (False, True):
             rows = (~best.info.converged).nonzero().squeeze(1)
             if not rows.numel():
@@ -57,7 +57,7 @@ class Auto(Solver):
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles
             scale = tree.select(best.info.scale, rows)
-            again = self.flow.solve(part, begin[rows], scale, callback=_among(callback, best, rows))
+            again = self.flow.solve(part, begin[rows], scale=scale, callback=_among(callback, best, rows))
             best = _better(best, again, rows)
         return best
 

@@ -21,8 +21,10 @@ class Solver:
 
     tol: float
 
-    def solve(self, problem: Pushforward, start: Tensor, *, callback: Callback | None = None) -> Solution:
-        """Solve from `start` (B, n, d), checked by the caller; without an autograd graph."""
+    def solve(
+        self, problem: Pushforward, start: Tensor, *, scale: Tensor | None = None, callback: Callback | None = None
+    ) -> Solution:
+        """Solve from `start` (B, n, d), checked by the caller; without an autograd graph. See `solvers.solve`."""
         raise NotImplementedError
 
 
@@ -76,7 +78,7 @@ class IterativeSolver(Solver):
         """Kernel of the residual at this step."""
         return self.kernel
 
-    def solve(self, problem, start, scale=None, *, callback=None):
+    def solve(self, problem, start, *, scale=None, callback=None):
         return iterate(self, problem, start, scale, callback)
 
 

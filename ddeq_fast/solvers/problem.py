@@ -81,6 +81,19 @@ class Pushforward:
         return energy(points, charges, kernel, backend).clamp_min(0)
 
 
+def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
+    """`scale` as positive float64 numbers (B,), one for each cloud of `start`; None stays None."""
+    if scale is None:
+        return None
+    if not isinstance(scale, Tensor):
+        raise TypeError(f"scale must be a torch.Tensor, got {type(scale).__name__}")
+    if scale.shape != start.shape[:1]:
+        raise ValueError(f"scale must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
+    if not bool((scale > 0).all()):
+        raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):g}")
+    return scale.to(start.device, torch.float64)
+
+
 class FixedTarget(Pushforward):
     """Move Z onto a given cloud: the constant map, whose image need not have as many points.
 

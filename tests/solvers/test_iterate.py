@@ -251,7 +251,7 @@ def test_stop_on_gradient_reports_the_gradient(context, start):
 
 def test_a_given_scale_replaces_that_of_the_start(context, start):
     problem, scale = Pushforward(affine, context), torch.tensor([1.0, 2.0, 4.0]).double()
-    particles, info = SOLVERS["flow"].solve(problem, start, scale)
+    particles, info = SOLVERS["flow"].solve(problem, start, scale=scale)
     expected = np.sqrt(references.squared_mmd(particles, affine(particles, context, None), Riesz(1.0)))
     assert torch.equal(info.scale, scale) and np.allclose(info.residual, expected / scale.numpy(), rtol=1e-8)
 
