@@ -1,6 +1,8 @@
 """Distributional deep equilibrium models on fused MMD kernels."""
 
+from ddeq_fast.losses import chamfer, kde_entropy
 from ddeq_fast.mmd import squared_mmd, wasserstein_gradient, witness
+from ddeq_fast.nearest import nearest
 from ddeq_fast.potential import field, potential, potential_and_field
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
 
@@ -13,6 +15,9 @@ __all__ = [
     "squared_mmd",
     "witness",
     "wasserstein_gradient",
+    "chamfer",
+    "kde_entropy",
+    "nearest",
     "RadialKernel",
     "Riesz",
     "Gaussian",
