@@ -24,11 +24,11 @@ THROUGHPUT = {
     "sm_90": {"issue": 128, "fp32": 128, "special": 16, "fp64": 64},
     "sm_100": {"issue": 128, "fp32": 128, "special": 16, "fp64": 64},
 }
-# Multiprocessors and boost clock in GHz, by target.
+# Multiprocessors, boost clock in GHz and dense TF32 TFLOP/s (makers' data sheets), by target.
 GPUS = {
-    "sm_80": {"A100 SXM": (108, 1.41)},
-    "sm_90": {"H100 SXM, H200": (132, 1.98)},
-    "sm_100": {"B200": (148, 1.98)},
+    "sm_80": {"A100 SXM": (108, 1.41, 156)},
+    "sm_90": {"H100 SXM, H200": (132, 1.98, 495)},
+    "sm_100": {"B200": (148, 1.98, 1100)},
 }
 # Opcodes by the unit that executes them, with the operations one instruction stands for.
 UNITS = {
@@ -81,6 +81,13 @@ CASES = {
     "d=3, tangent, mixture": Case("tangent", kinds=("riesz_1", "gaussian", "laplacian")),
     "d=4, tangent, float64": Case("tangent", d=4, dtype=torch.float64),
     "d=8, tangent, float64": Case("tangent", d=8, dtype=torch.float64),
+    "high, d=16": Case(module="high_d", d=16),
+    "high, d=128": Case(module="high_d", d=128),
+    "high, d=128, potential": Case(module="high_d", d=128, field=False),
+    "high, d=128, mixture": Case(module="high_d", d=128, kinds=("riesz_1", "gaussian", "laplacian")),
+    "high, d=1000": Case(module="high_d", d=1000),
+    "high, d=128, tangent": Case("tangent", "high_d", d=128),
+    "high, d=1000, tangent": Case("tangent", "high_d", d=1000),
     "direct, d=3": Case(module="direct", d=3, n=64),
     "direct, d=128": Case(module="direct", d=128, n=20),
     "direct, d=1024": Case(module="direct", d=1024, n=20),
@@ -91,13 +98,32 @@ CASES = {
 }
 
 
-def bounds(slots: float, loop: dict, pairs: int, target: str) -> dict[str, float]:
-    """Clocks a pair on one multiprocessor, by unit; `pairs` share the loop's instructions, counted a thread."""
+def bounds(loop: sass.Loop, pairs: float, target: str) -> dict[str, float]:
+    """Clocks a pair on one multiprocessor, by unit; `pairs` are those a thread deals with in a round of the loop."""
     rate = THROUGHPUT[target]
-    found = {"issue": slots / rate["issue"]}
+    found = {"issue": loop.slots / pairs / rate["issue"]}
     for unit, weights in UNITS.items():
-        found[unit] = sum(loop.get(opcode, 0) * weight for opcode, weight in weights.items()) / pairs / rate[unit]
+        operations = sum(loop.opcodes.get(opcode, 0) * weight for opcode, weight in weights.items())
+        found[unit] = operations / pairs / rate[unit]
     return found
+
+
+def _scalar_bound(code: sass.Code, target: str) -> dict:
+    """Columns for sums carried out a pair at a time."""
+    loop = code.main_loop()
+    clocks = bounds(loop, code.pairs_per_thread(), target)
+    bound = max(clocks, key=clocks.get)
+    rates = {gpu: count * clock * 1e9 / clocks[bound] for gpu, (count, clock, _) in GPUS[target].items()}
+    return {"loop": loop.opcodes, "slots": loop.slots / code.pairs_per_thread(), "bound": bound, "pairs_per_s": rates}
+
+
+def _tensor_bound(case: Case, code: sass.Code, target: str) -> dict:
+    """Columns for sums through matrix products: each counts three times, in three parts of lower precision."""
+    parts = -(-case.d // code.options["BLOCK_F"]) if case.field else 1
+    products = 3 * parts + 2 if case.sums == "tangent" else parts + case.field
+    operations = 3 * 2 * case.d * products
+    rates = {gpu: tf32 * 1e12 / operations for gpu, (*_, tf32) in GPUS[target].items()}
+    return {"bound": "tensor", "pairs_per_s": rates}
 
 
 def measure(target: str, cases: dict[str, Case]) -> list[dict]:
@@ -106,17 +132,13 @@ def measure(target: str, cases: dict[str, Case]) -> list[dict]:
     for name, case in cases.items():
         with sass.compiling(target) as codes:
             case.launch()
-        code = codes[-1]
-        registers, spilled = code.resources()
-        row = {"case": name, "registers": registers, "spilled": spilled, "warps": code.warps, "shared": code.shared}
+        code = next(code for code in codes if "KINDS" in code.options)
+        registers = max(code.resources()[0] for code in codes)
+        spilled = sum(code.resources()[1] for code in codes)
+        row = {"case": name, "registers": registers, "spilled": spilled, "opcodes": code.opcodes()}
         if target in THROUGHPUT:
-            loop = code.main_loop()
-            row |= {"opcodes": code.opcodes(), "loop": loop.opcodes, "slots": code.slots_per_pair()}
-            clocks = bounds(row["slots"], loop.opcodes, code.pairs_per_thread(), target)
-            row["bound"] = max(clocks, key=clocks.get)
-            row["pairs_per_s"] = {
-                gpu: count * clock * 1e9 / clocks[row["bound"]] for gpu, (count, clock) in GPUS[target].items()
-            }
+            high = case.module == "high_d"
+            row |= _tensor_bound(case, code, target) if high else _scalar_bound(code, target)
         rows.append(row)
     return rows
 
@@ -133,8 +155,8 @@ def report(rows: list[dict], target: str) -> str:
     ]
     for row in rows:
         cells = [row["case"], str(row["registers"]), str(row["spilled"])]
-        cells += [f"{row['slots']:.2f}", row["bound"]] if "slots" in row else ["", ""]
-        cells += [f"{row['pairs_per_s'][gpu] / 1e9:.0f}" for gpu in gpus]
+        cells += [f"{row['slots']:.2f}" if "slots" in row else "", row.get("bound", "")]
+        cells += [f"{row['pairs_per_s'][gpu] / 1e9:.1f}" for gpu in gpus]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

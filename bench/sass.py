@@ -108,7 +108,7 @@ class Code:
         if "amdgcn" in self._asm:
             text = self._asm["amdgcn"]
             number = {key: int(value) for key, value in re.findall(r"\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
-            spilled = number["vgpr_spill_count"] + number["sgpr_spill_count"] + number["private_segment_fixed_size"]
+            spilled = 4 * number["vgpr_spill_count"] + number["private_segment_fixed_size"]
             return number["vgpr_count"], spilled
         number = dict(re.findall(r"(\w+):(\d+)", self._dump("--dump-resource-usage")))
         return int(number["REG"]), int(number["STACK"]) + int(number["LOCAL"])
@@ -120,6 +120,8 @@ class Code:
 
     def opcodes(self) -> Counter:
         """How often each opcode occurs in the whole kernel."""
+        if "amdgcn" in self._asm:
+            return Counter(re.findall(r"^\s+([vsdbfg]\w*_\w+)", self._asm["amdgcn"], re.MULTILINE))
         return _count(self.instructions())
 
     def loops(self) -> list[Loop]:

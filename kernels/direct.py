@@ -3,6 +3,8 @@
 A program holds all coordinates of BLOCK_M targets in registers and walks through the sources of their cloud; a
 squared distance is a sum along a row. Differences are formed outright, so that clouds may lie far from the origin and
 points close to each other. Nothing is prepared by another launch: with few sources, launching is what takes time.
+
+The same code adds to sums in high dimension the tiles that they left out, see `kernels.high_d`.
 """
 
 import torch
@@ -33,6 +35,35 @@ def _row(points, index, stop, D: tl.constexpr, BLOCK_D: tl.constexpr):
     return tl.load(points + index * D + columns, mask=columns < tl.where(index < stop, D, 0), other=0.0)
 
 
+@triton.jit
+def _spans(left_out, cloud, first_row, m, n, start, stop, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
+    """(how many spans of sources there are, flags of those to be summed): all sources at once without `left_out`."""
+    if left_out is None:
+        return 1, left_out
+    else:
+        row = cloud * tl.cdiv(m, TILE_M) + first_row // TILE_M
+        return tl.cdiv(stop - start, TILE_N), left_out + row * tl.cdiv(n, TILE_N)
+
+
+@triton.jit
+def _span(flags, index, start, stop, TILE_N: tl.constexpr):
+    """Where span `index` of the sources [start, stop) begins and ends; it is empty if not flagged."""
+    if flags is None:
+        return start, stop
+    else:
+        begin = start + index * TILE_N
+        end = tl.minimum(begin + TILE_N, stop)
+        return begin, tl.where(tl.load(flags + index) != 0, end, begin)
+
+
+@triton.jit
+def _store(place, value, inside, left_out):
+    """Write `value`, or add it if what had been left out was summed."""
+    if left_out is not None:
+        value += tl.load(place, mask=inside, other=0.0)
+    tl.store(place, value, mask=inside)
+
+
 @triton.jit(do_not_specialize=["m", "n"])
 def _evaluate(
     x,
@@ -41,6 +72,7 @@ def _evaluate(
     last,
     u,
     f,
+    left_out,
     parameters,
     m,
     n,
@@ -50,6 +82,8 @@ def _evaluate(
     UNROLL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TILE_M: tl.constexpr = None,
+    TILE_N: tl.constexpr = None,
 ):
     cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
     target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
@@ -58,23 +92,26 @@ def _evaluate(
     f_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
     start = cloud * n
     stop = start + (n if last is None else tl.load(last + cloud))
-    for first in range(start, stop, UNROLL):
-        for k in tl.static_range(UNROLL):
-            j = first + k
-            charge = tl.load(v + j, mask=j < stop, other=0.0).to(SUMS)
-            d = target - _row(y, j, stop, D, BLOCK_D).to(SUMS)
-            q = tl.sum(d * d, 1) + radial.guard(SUMS)
-            vk, vphi = radial.charged(KINDS, coefficients, q, charge)
-            if u is not None:
-                u_sum += vk
-            if f is not None:
-                f_sum += vphi[:, None] * d
+    spans, flags = _spans(left_out, cloud, tl.min(rows), m, n, start, stop, TILE_M, TILE_N)
+    for span in range(spans):
+        begin, end = _span(flags, span, start, stop, TILE_N)
+        for first in range(begin, end, UNROLL):
+            for k in tl.static_range(UNROLL):
+                j = first + k
+                charge = tl.load(v + j, mask=j < end, other=0.0).to(SUMS)
+                d = target - _row(y, j, end, D, BLOCK_D).to(SUMS)
+                q = tl.sum(d * d, 1) + radial.guard(SUMS)
+                vk, vphi = radial.charged(KINDS, coefficients, q, charge)
+                if u is not None:
+                    u_sum += vk
+                if f is not None:
+                    f_sum += vphi[:, None] * d
 
     factor_k, factor_phi = radial.outer_factors(KINDS, coefficients)
     if u is not None:
-        tl.store(u + cloud * m + rows, factor_k * u_sum, mask=rows < m)
+        _store(u + cloud * m + rows, factor_k * u_sum, rows < m, left_out)
     if f is not None:
-        tl.store(f + offsets, factor_phi * f_sum, mask=inside)
+        _store(f + offsets, factor_phi * f_sum, inside, left_out)
 
 
 @triton.jit(do_not_specialize=["m", "n"])
@@ -87,6 +124,7 @@ def _tangent(
     last,
     du,
     df,
+    left_out,
     parameters,
     m,
     n,
@@ -96,6 +134,8 @@ def _tangent(
     UNROLL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TILE_M: tl.constexpr = None,
+    TILE_N: tl.constexpr = None,
 ):
     cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
     target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
@@ -105,53 +145,79 @@ def _tangent(
     df_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
     start = cloud * n
     stop = start + (n if last is None else tl.load(last + cloud))
-    for first in range(start, stop, UNROLL):
-        for k in tl.static_range(UNROLL):
-            j = first + k
-            charge = tl.load(v + j, mask=j < stop, other=0.0).to(SUMS)
-            d = target - _row(y, j, stop, D, BLOCK_D).to(SUMS)
-            move = target_move - _row(t, j, stop, D, BLOCK_D).to(SUMS)
-            q = tl.sum(d * d, 1) + radial.guard(SUMS)
-            along = tl.sum(d * move, 1)
-            vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, charge)
-            du_sum += vphi * along
-            df_sum += vphi[:, None] * move + bend[:, None] * d
+    spans, flags = _spans(left_out, cloud, tl.min(rows), m, n, start, stop, TILE_M, TILE_N)
+    for span in range(spans):
+        begin, end = _span(flags, span, start, stop, TILE_N)
+        for first in range(begin, end, UNROLL):
+            for k in tl.static_range(UNROLL):
+                j = first + k
+                charge = tl.load(v + j, mask=j < end, other=0.0).to(SUMS)
+                d = target - _row(y, j, end, D, BLOCK_D).to(SUMS)
+                move = target_move - _row(t, j, end, D, BLOCK_D).to(SUMS)
+                q = tl.sum(d * d, 1) + radial.guard(SUMS)
+                along = tl.sum(d * move, 1)
+                vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, charge)
+                du_sum += vphi * along
+                df_sum += vphi[:, None] * move + bend[:, None] * d
 
     _, factor = radial.outer_factors(KINDS, coefficients)
-    tl.store(du + cloud * m + rows, factor * du_sum, mask=rows < m)
-    tl.store(df + offsets, factor * df_sum, mask=inside)
+    _store(du + cloud * m + rows, factor * du_sum, rows < m, left_out)
+    _store(df + offsets, factor * df_sum, inside, left_out)
 
 
-def _launch(kernel, points, v, sums, kinds, parameters):
-    """Run `kernel` on points (targets before sources) and charges v, writing `sums`."""
+def _launch(kernel, points, v, last, sums, left_out, kinds, parameters):
+    """Run `kernel` on points (targets before sources) and charges v, writing `sums` or adding to them."""
     x, n = points[0], v.shape[1]
     batch, m, d = x.shape
     block_m, warps = direct_block(kernel, d * (len(points) // 2), sum_dtype(x))
+    flags, tile_m, tile_n = left_out or (None, None, None)
     kernel[(batch * triton.cdiv(m, block_m),)](
         *(p.contiguous() for p in points),
         v.contiguous(),
-        last_charge(v) if n > FEW_SOURCES else None,
+        last,
         *sums,
+        flags,
         parameters,
         m,
         n,
         KINDS=kinds,
         D=d,
         SUMS=tl.float64 if sum_dtype(x) == torch.float64 else tl.float32,
-        UNROLL=4,
+        UNROLL=1 if left_out else 4,
         BLOCK_M=block_m,
         BLOCK_D=triton.next_power_of_2(d),
+        TILE_M=tile_m,
+        TILE_N=tile_n,
         num_warps=warps,
         enable_fp_fusion=True,
     )
-    return joined(x, *sums)
+
+
+def _last(v):
+    """Where padding starts, if finding it is worth a launch."""
+    return last_charge(v) if v.shape[1] > FEW_SOURCES else None
 
 
 def evaluate(x, y, v, kinds, parameters, potential, field):
     """`Backend.evaluate`; the kernel as in `kernels.radial`."""
-    return _launch(_evaluate, (x, y), v, outputs(x, 1, potential, field), kinds, parameters)
+    sums = outputs(x, 1, potential, field)
+    _launch(_evaluate, (x, y), v, _last(v), sums, None, kinds, parameters)
+    return joined(x, *sums)
 
 
 def tangent(x, y, v, s, t, kinds, parameters):
     """`Backend.tangent`."""
-    return _launch(_tangent, (x, s, y, t), v, outputs(x, 1, True, True), kinds, parameters)
+    sums = outputs(x, 1, True, True)
+    _launch(_tangent, (x, s, y, t), v, _last(v), sums, None, kinds, parameters)
+    return joined(x, *sums)
+
+
+def add_left_out(points, v, last, sums, left_out, kinds, parameters):
+    """Add to `sums`, (B, m) and (B, m, d) in float32, the pairs in tiles that were left out.
+
+    Args:
+        points: (x, y), or (x, s, y, t) for derivatives.
+        last: `last_charge(v)`.
+        left_out: (flags (B, tiles of targets, tiles of sources), targets a tile, sources a tile).
+    """
+    _launch(_evaluate if len(points) == 2 else _tangent, points, v, last, sums, left_out, kinds, parameters)

@@ -34,6 +34,23 @@ DIRECT = {
 }
 
 
+# High dimension: (BLOCK_M, BLOCK_N, BLOCK_D coordinates at a time, BLOCK_F components of the field, num_warps) by
+# dimension. Blocks are small for the registers that a product of float32 in three parts takes.
+HIGH_D = {
+    "evaluate": {
+        "other": {1024: (64, 32, 32, 128, 8)},
+        90: {128: (128, 32, 32, 128, 8), 1024: (64, 32, 32, 128, 8)},
+        100: {1024: (128, 32, 32, 128, 8)},
+        "gfx942": {1024: (64, 32, 32, 128, 4)},
+    },
+    "tangent": {
+        "other": {1024: (64, 16, 16, 64, 8)},
+        100: {1024: (64, 32, 32, 128, 8)},
+        "gfx942": {1024: (64, 32, 32, 128, 4)},
+    },
+}
+
+
 def architecture(kernel):
     """Compute capability as 10 x major + minor, or a name such as gfx942; "other" where `kernel` is interpreted."""
     compiled = isinstance(kernel, triton.JITFunction)
@@ -53,6 +70,24 @@ def low_d_block(sums, kernel, d, dtype):
 def direct_block(kernel, numbers, dtype):
     """(BLOCK_M, num_warps) for targets of so many numbers each, at most 2048."""
     return _first_within(DIRECT, kernel, numbers * dtype.itemsize // 4)
+
+
+def high_d_block(sums, kernel, d, precision):
+    """Launch options of `sums`, a key of HIGH_D, in dimension d; how to multiply included."""
+    device = architecture(kernel)
+    if str(device).startswith("gfx") and precision.startswith("tf32"):
+        precision = "tf32" if precision == "tf32" and device == "gfx942" else "ieee"
+    block_m, block_n, block_d, block_f, warps = _first_within(HIGH_D[sums], kernel, d)
+    width = max(16, triton.next_power_of_2(d))
+    return {
+        "PRECISION": precision,
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_D": min(block_d, width),
+        "BLOCK_F": min(block_f, width),
+        "num_warps": warps,
+        "num_stages": 2,
+    }
 
 
 def sum_dtype(x):

@@ -8,17 +8,9 @@ import triton
 import triton.language as tl
 from ddeq_fast.kernels import radial
 from ddeq_fast.kernels.launch import joined, low_d_block, outputs, split, sum_dtype
-from ddeq_fast.kernels.sources import last_charge, pack
+from ddeq_fast.kernels.sources import last_charge, pack, tile_range
 
 MAX_DIMENSION = 8
-
-
-@triton.jit
-def _tile_range(last, split, splits, BLOCK_N: tl.constexpr):
-    """The tiles of the sources [0, last) that fall to one of `splits` programs."""
-    tiles = tl.cdiv(last, BLOCK_N)
-    share = tl.cdiv(tiles, splits)
-    return split * share, tl.minimum((split + 1) * share, tiles)
 
 
 @triton.jit
@@ -68,7 +60,7 @@ def _evaluate(
     f_sum = ()
     for _ in tl.static_range(D):
         f_sum += (tl.zeros((BLOCK_M, BLOCK_N), dtype),)
-    first, stop = _tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
+    first, stop = tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
     tile = sources + (cloud * tiles + first) * ((D + 1) * BLOCK_N)
     for _ in range(first, stop):
         y = _load_columns(tile, 0, D, BLOCK_N)
@@ -126,7 +118,7 @@ def _tangent(
     df_sum = ()
     for _ in tl.static_range(D):
         df_sum += (tl.zeros((BLOCK_M, BLOCK_N), dtype),)
-    first, stop = _tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
+    first, stop = tile_range(tl.load(last + cloud), group // batch, splits, BLOCK_N)
     tile = sources + (cloud * tiles + first) * ((2 * D + 1) * BLOCK_N)
     for _ in range(first, stop):
         y = _load_columns(tile, 0, D, BLOCK_N)

@@ -31,6 +31,14 @@ def _last_charge(v, last, n, BLOCK: tl.constexpr):
     tl.store(last + cloud, found)
 
 
+@triton.jit
+def tile_range(last, split, splits, BLOCK_N: tl.constexpr):
+    """The tiles of the sources [0, last) that fall to one of `splits` programs."""
+    tiles = tl.cdiv(last, BLOCK_N)
+    share = tl.cdiv(tiles, splits)
+    return split * share, tl.minimum((split + 1) * share, tiles)
+
+
 def pack(arrays, block_n, dtype):
     """Arrays (B, n, width) or (B, n) as one (B, tiles, total width, block_n), zero past n.
 

@@ -94,5 +94,8 @@ register("compiled", compiled, prefer=True, offer=compiled.worthwhile)
 register("keops", keops, offer=lambda x, y: False)
 # An estimate: only when named.
 register("sliced", sliced.Sliced(), offer=lambda x, y: False)
+# Less precise: only when named.
+register("triton-tf32", triton.Triton("tf32"), offer=lambda x, y: False)
+register("triton-bf16", triton.Triton("bf16"), offer=lambda x, y: False)
 # Off a GPU it is interpreted: only when named.
-register("triton", triton, prefer=True, offer=lambda x, y: x.is_cuda)
+register("triton", triton.Triton(), prefer=True, offer=lambda x, y: x.is_cuda)

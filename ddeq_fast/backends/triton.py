@@ -1,4 +1,4 @@
-"""Triton backend: fused kernels on a GPU, in float32 and float64; half-precision clouds are summed in float32.
+"""Triton backends: fused kernels on a GPU, in float32 and float64; half-precision clouds are summed in float32.
 
 With the environment variable TRITON_INTERPRET=1, set before Python starts, they run on the CPU, slowly, for tests.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
+from ddeq_fast.validation import check_choice
 
 MAX_DIMENSION = 1024
+PRECISIONS = ("tf32x3", "tf32", "bf16")
 _SCALED = {Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
 _RIESZ = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
 
@@ -57,22 +60,43 @@ def _lowered(kernel: RadialKernel) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return tuple(names), radial.parameters(numbers)
 
 
-def _sums(x: Tensor, y: Tensor):
-    """The module of kernels for these clouds."""
-    from ddeq_fast.kernels import direct, low_d
+@dataclass(frozen=True)
+class Triton:
+    """The backend with a given precision of matrix products, which float32 sums above d = 8 are made of.
 
-    if y.shape[1] <= direct.FEW_SOURCES or x.shape[2] > low_d.MAX_DIMENSION:
-        return direct
-    return low_d
+    "tf32x3" is as good as float32; "tf32" and "bf16" are faster, their factors rounded to 11 and 8 bits.
+    """
 
+    precision: str = "tf32x3"
 
-def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
-    """See `Backend.evaluate`."""
-    with torch.cuda.device_of(x):
-        return _sums(x, y).evaluate(x, y, v, *_lowered(kernel), potential, field)
+    def __post_init__(self):
+        check_choice("precision", self.precision, PRECISIONS)
 
+    def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
+        """See `Backend.unsupported`."""
+        if self.precision == "bf16" and not x.is_cuda:
+            return "bf16 needs a tensor on a GPU: Triton's interpreter multiplies bfloat16 as integers"
+        return unsupported(x, y, kernel)
 
-def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
-    """See `Backend.tangent`."""
-    with torch.cuda.device_of(x):
-        return _sums(x, y).tangent(x, y, v, s, t, *_lowered(kernel))
+    def evaluate(self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
+        """See `Backend.evaluate`."""
+        sums, options = self._sums(x, y)
+        with torch.cuda.device_of(x):
+            return sums.evaluate(x, y, v, *_lowered(kernel), potential, field, **options)
+
+    def tangent(self, x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
+        """See `Backend.tangent`."""
+        sums, options = self._sums(x, y)
+        with torch.cuda.device_of(x):
+            return sums.tangent(x, y, v, s, t, *_lowered(kernel), **options)
+
+    def _sums(self, x: Tensor, y: Tensor):
+        """The module of kernels for these clouds, and its options."""
+        from ddeq_fast.kernels import direct, high_d, low_d
+
+        if y.shape[1] <= direct.FEW_SOURCES:
+            return direct, {}
+        if x.shape[2] <= low_d.MAX_DIMENSION:
+            return low_d, {}
+        # Tensor cores sum products of float64 slowly or not at all.
+        return (direct, {}) if x.dtype == torch.float64 else (high_d, {"precision": self.precision})

@@ -26,7 +26,7 @@ def garbage(monkeypatch):
     def poisoned(allocate):
         def call(*args, **kwargs):
             tensor = allocate(*args, **kwargs)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else 1 << 20)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max // 2)
 
         return call
 

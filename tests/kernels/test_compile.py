@@ -60,3 +60,13 @@ def test_one_special_function_a_pair(rows):
     """The reciprocal square root is a single instruction, without a division or a branch around it."""
     loop = rows("sm_90")["d=3"]["loop"]
     assert loop["MUFU"] * 12 <= sum(loop.values()) and loop["BRA"] == 1
+
+
+@pytest.mark.parametrize(
+    "target, product", [("sm_80", "HMMA"), ("sm_90", "HGMMA"), ("sm_100", "UTCHMMA"), ("gfx942", "v_mfma")]
+)
+def test_high_dimension_runs_on_matrix_units(target, product, rows):
+    high = [row for name, row in rows(target).items() if name.startswith("high")]
+    assert high
+    for row in high:
+        assert any(opcode.startswith(product) for opcode in row["opcodes"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import references
 import torch
-from ddeq_fast.kernels import launch, low_d
+from ddeq_fast.kernels import high_d, launch, low_d
 
 from ddeq_fast import (
     Gaussian,
@@ -20,10 +20,11 @@ from ddeq_fast import (
 from ddeq_fast.backends import dense, triton
 from ddeq_fast.library import _tangent_formula
 
+TRITON = triton.Triton()
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 LOW, WIDE = [1, 2, 3, 5, 8], [9, 19, 130]
 FEW, MANY = 13, 66  # sources: below and above the number that is summed directly
-# (d, n) for each shape of computation, float64 in high dimension being summed directly whatever n is
+# (d, n) for each shape of computation; in high dimension float64 is summed directly whatever n is
 SHAPES = pytest.mark.parametrize("d, n", [(3, MANY), (3, FEW), (19, FEW), (19, MANY)])
 
 
@@ -40,8 +41,10 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-def assert_reference(x, y, v, kernel, device, tolerance=None):
-    u, f = potential_and_field(x.to(device), y.to(device), v.to(device), kernel, backend="triton")
+def assert_reference(x, y, v, kernel, device, tolerance=None, backend="triton"):
+    targets = x.to(device)
+    sources = targets if y is x else y.to(device)
+    u, f = potential_and_field(targets, sources, v.to(device), kernel, backend=backend)
     assert u.dtype == f.dtype == x.dtype and u.device == f.device == x.to(device).device
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     tolerance = tolerance or TOLERANCE[x.dtype]
@@ -97,14 +100,15 @@ def test_inputs_that_are_not_contiguous(d, n, device, cloud):
     assert_reference(x.float(), y.float(), cloud(4 * n).view(2, 2 * n)[:, ::2].float(), Riesz(1.0), device)
 
 
-@TWO_KERNELS
-@pytest.mark.parametrize("splits", [2, 3, 7])
-def test_sources_shared_out_among_programs(splits, kernel, device, cloud, monkeypatch):
-    monkeypatch.setattr(low_d, "split", lambda *_: splits)
-    v = cloud(2 * 170).view(2, 170)
+@pytest.mark.parametrize("splits", [2, 7])
+@pytest.mark.parametrize("sums, d", [(low_d, 3), (high_d, 19)])
+def test_sources_shared_out_among_programs(sums, d, splits, device, cloud, monkeypatch):
+    monkeypatch.setattr(sums, "split", lambda *_: splits)
+    x, y, v = cloud(2, 5, d), cloud(2, 170, d), cloud(2 * 170).view(2, 170)
     v[1, 20:] = 0
-    for dtype in (torch.float64, torch.float16):
-        assert_reference(cloud(2, 5, 3, dtype=dtype), cloud(2, 170, 3, dtype=dtype), v.to(dtype), kernel, device)
+    y[0, 100] = x[0, 1]
+    for dtype in (torch.float32, torch.float16):
+        assert_reference(x.to(dtype), y.to(dtype), v.to(dtype), MIXTURE, device)
 
 
 def test_sources_are_shared_out_where_programs_are_few(monkeypatch):
@@ -148,11 +152,11 @@ def test_a_cloud_without_charges(d, n, dtype, device, cloud):
 @DTYPES
 @pytest.mark.parametrize("d", [3, 19])
 def test_whole_blocks_of_padding_are_not_read(d, dtype, device, cloud):
-    """NaN positions after the last charge's tile leave no trace."""
+    """Positions after the last charge's tile leave no trace, even where their squares overflow."""
     x, y, v = cloud(1, 5, d, dtype=dtype), cloud(1, 300, d, dtype=dtype), torch.zeros(1, 300, dtype=dtype)
     v[0, 17] = 1
-    y[0, 64:] = float("nan")
-    u, f = triton.evaluate(x.to(device), y.to(device), v.to(device), Riesz(1.0), True, True)
+    y[0, 64:] = torch.finfo(dtype).max / 4
+    u, f = TRITON.evaluate(x.to(device), y.to(device), v.to(device), Riesz(1.0), True, True)
     expected_u, expected_f = references.potential_and_field(x, y[:, :64], v[:, :64], Riesz(1.0))
     assert relative_error(u, expected_u) <= TOLERANCE[dtype] and relative_error(f, expected_f) <= TOLERANCE[dtype]
 
@@ -185,6 +189,71 @@ def test_far_from_the_origin(kernel, d, n, device, cloud):
     assert_reference(x, y, cloud(2 * n).view(2, n).float(), kernel, device)
 
 
+# High dimension
+
+
+@TWO_KERNELS
+@pytest.mark.parametrize("closeness", [1e-6, 1e-3, 0.1])
+def test_pairs_close_to_each_other(closeness, kernel, device, cloud):
+    """A cloud near its target: products of coordinates alone would lose what such a pair adds.
+
+    Errors are relative to the terms, which cancel between the clouds.
+    """
+    x = cloud(1, 70, 19).float()
+    y = torch.cat((x, x + closeness * cloud(1, 70, 19).float()), 1)
+    v = torch.full((1, 140), 1 / 70)
+    v[:, 70:] *= -1
+    u, f = potential_and_field(x.to(device), y.to(device), v.to(device), kernel, backend="triton")
+    expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
+    q = torch.cdist(x.double(), y.double()).square()
+    u_terms, f_terms = (v[:, None] * kernel.k(q)).abs().sum(-1), (v[:, None] * kernel.phi(q) * q.sqrt()).abs().sum(-1)
+    assert (u.cpu() - expected_u).norm() <= 2e-6 * u_terms.norm()
+    assert (f.cpu() - expected_f).norm() <= 2e-6 * f_terms.norm()
+
+
+def test_two_clusters_far_apart(device, cloud):
+    x = cloud(1, 70, 19).float()
+    x[:, ::2] += 1000
+    assert_reference(x, x, cloud(1, 70).float(), Riesz(1.0), device)
+
+
+@pytest.mark.parametrize("d", [200, 300])
+def test_field_in_parts(d, device, cloud):
+    """More components than one program holds."""
+    x, y, v = cloud(1, 3, d).float(), cloud(1, MANY, d).float(), cloud(1, MANY).float()
+    y[:, 5] = x[:, 1]
+    assert_reference(x, y, v, Riesz(1.0), device)
+    assert_tangent([x.to(device), y.to(device), v.to(device), x.to(device), y.to(device)], Riesz(1.0), 2e-6)
+
+
+def test_only_tiles_with_near_pairs_are_left_out(device, cloud, monkeypatch):
+    flags = []
+    add = high_d.add_left_out
+    monkeypatch.setattr(high_d, "add_left_out", lambda *a: (flags.append(a[4][0].clone()), add(*a)))
+    x, y, v = cloud(2, 5, 19).float(), cloud(2, 170, 19).float(), cloud(340).view(2, 170).float()
+    TRITON.evaluate(x.to(device), y.to(device), v.to(device), Riesz(1.0), True, True)
+    y[1, 100] = x[1, 3] + 1e-3
+    TRITON.evaluate(x.to(device), y.to(device), v.to(device), Riesz(1.0), True, True)
+    assert flags[0].count_nonzero() == 0 and flags[1].count_nonzero() == 1
+    assert flags[1][1].any()
+
+
+@TWO_KERNELS
+@pytest.mark.parametrize("backend, tolerance", [("triton-tf32", 2e-3), ("triton-bf16", 2e-2)])
+def test_lower_precision(backend, tolerance, kernel, device, cloud):
+    if backend == "triton-bf16" and device == "cpu":
+        with pytest.raises(ValueError, match=r"^backend 'triton-bf16' cannot run this: bf16 needs a tensor on a GPU"):
+            potential(cloud(3, 19), cloud(MANY, 19), None, kernel, backend=backend)
+        return
+    x, y, v = cloud(1, 9, 19).float(), cloud(1, MANY, 19).float(), cloud(1, MANY).float()
+    assert_reference(x, y, v, kernel, device, tolerance, backend)
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match=r"^precision must be one of bf16, tf32, tf32x3; got 'fp8'$"):
+        triton.Triton("fp8")
+
+
 # Derivatives
 
 
@@ -203,7 +272,7 @@ def tangent_terms(x, y, v, s, t, kernel):
 
 def assert_tangent(inputs, kernel, tolerance):
     """Errors relative to the terms, which may cancel: on a line df = 0 for the energy distance."""
-    found, double = triton.tangent(*inputs, kernel), [t.cpu().double() for t in inputs]
+    found, double = TRITON.tangent(*inputs, kernel), [t.cpu().double() for t in inputs]
     for value, exact, terms in zip(
         found, _tangent_formula(*double, kernel), tangent_terms(*double, kernel), strict=True
     ):
@@ -214,10 +283,19 @@ def assert_tangent(inputs, kernel, tolerance):
 @DTYPES
 @SHAPES
 def test_tangent(kernel, d, n, dtype, device, cloud):
+    """Some pairs coincident but moving apart, some padding."""
     inputs = inputs_of(cloud, device, 9, n, d, dtype)
-    inputs[1][:, :3] = inputs[0][:, :3]  # coincident, but moving apart
+    inputs[1][:, :3] = inputs[0][:, :3]
     inputs[2][1, 10:] = 0
     assert_tangent(inputs, kernel, TOLERANCE[dtype])
+
+
+@TWO_KERNELS
+@SHAPES
+def test_tangent_of_a_cloud_and_itself(kernel, d, n, device, cloud):
+    _, y, v, _, t = inputs_of(cloud, device, n, n, d, torch.float32)
+    s = cloud(2, n, d).to(device, torch.float32)
+    assert_tangent([y, y, v, s, t], kernel, TOLERANCE[torch.float32])
 
 
 @DTYPES
@@ -231,7 +309,7 @@ def test_tangent_of_coincident_points(kernel, d, n, device, cloud):
     """A cusp's curvature is taken as zero there; everything stays finite."""
     x = cloud(1, 1, d).expand(1, n, d).float().to(device)
     s, t, v = cloud(1, n, d).float().to(device), cloud(1, n, d).float().to(device), torch.ones_like(x[..., 0])
-    found = triton.tangent(x, x, v, s, t, kernel)
+    found = TRITON.tangent(x, x, v, s, t, kernel)
     for value, expected in zip(found, dense.tangent(x, x, v, s, t, kernel), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
 
@@ -268,15 +346,13 @@ class Cosine(RadialKernel):
 
 
 def test_refusals(cloud, monkeypatch):
-    x, on_meta = cloud(3, 2), torch.zeros(3, 2, device="meta")
-    with pytest.raises(ValueError, match=r"'triton' cannot run this: needs a tensor on a GPU .*got one on meta$"):
-        squared_mmd(on_meta, on_meta, backend="triton")
+    x = cloud(3, 2)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for unknown in (Cosine(), 2.0 * Cosine() + Gaussian(1.0)):
         with pytest.raises(ValueError, match=r"has no code for the kernel Cosine$"):
             squared_mmd(x, x, unknown, backend="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
-    with pytest.raises(ValueError, match="needs a tensor on a GPU"):
+    with pytest.raises(ValueError, match=r"'triton' cannot run this: needs a tensor on a GPU .*got one on cpu$"):
         squared_mmd(x, x, backend="triton")
 
 
