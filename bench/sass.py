@@ -70,15 +70,14 @@ def compiling(target: str):
         found.append(Code(kernel, kwargs))
         return kernel
 
-    # A null driver where there is no GPU: asking for the active one would fail.
-    before = driver._active
+    before = dict(vars(driver))  # asking for the active driver would fail where there is no GPU
     driver.set_active(_Driver(GPUTarget(*TARGETS[target])))
     triton.JITFunction.run = compile_only
     try:
         yield found
     finally:
         triton.JITFunction.run = run
-        driver._active = before
+        vars(driver).update(before)
 
 
 @dataclass(frozen=True)

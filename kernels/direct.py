@@ -36,24 +36,18 @@ def _row(points, index, stop, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _spans(left_out, cloud, first_row, m, n, start, stop, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
-    """(how many spans of sources there are, flags of those to be summed): all sources at once without `left_out`."""
-    if left_out is None:
-        return 1, left_out
-    else:
-        row = cloud * tl.cdiv(m, TILE_M) + first_row // TILE_M
-        return tl.cdiv(stop - start, TILE_N), left_out + row * tl.cdiv(n, TILE_N)
+def _tiles(cloud, rows, m, n, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
+    """The first of the flags that concern `rows`, of all (clouds, tiles of targets, tiles of sources)."""
+    return (cloud * tl.cdiv(m, TILE_M) + tl.min(rows) // TILE_M) * tl.cdiv(n, TILE_N)
 
 
 @triton.jit
-def _span(flags, index, start, stop, TILE_N: tl.constexpr):
-    """Where span `index` of the sources [start, stop) begins and ends; it is empty if not flagged."""
-    if flags is None:
-        return start, stop
+def _span(left_out, flag, begin, stop, TILE_N: tl.constexpr):
+    """Where the sources to be summed begin and end: all up to `stop`, or a tile, which is empty if not flagged."""
+    if left_out is None:
+        return begin, stop
     else:
-        begin = start + index * TILE_N
-        end = tl.minimum(begin + TILE_N, stop)
-        return begin, tl.where(tl.load(flags + index) != 0, end, begin)
+        return begin, tl.where(tl.load(left_out + flag) != 0, tl.minimum(begin + TILE_N, stop), begin)
 
 
 @triton.jit
@@ -82,8 +76,8 @@ def _evaluate(
     UNROLL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    TILE_M: tl.constexpr = None,
-    TILE_N: tl.constexpr = None,
+    TILE_M: tl.constexpr,
+    TILE_N: tl.constexpr,
 ):
     cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
     target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
@@ -92,9 +86,9 @@ def _evaluate(
     f_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
     start = cloud * n
     stop = start + (n if last is None else tl.load(last + cloud))
-    spans, flags = _spans(left_out, cloud, tl.min(rows), m, n, start, stop, TILE_M, TILE_N)
-    for span in range(spans):
-        begin, end = _span(flags, span, start, stop, TILE_N)
+    flags = _tiles(cloud, rows, m, n, TILE_M, TILE_N)
+    for tile in range(1 if left_out is None else tl.cdiv(stop - start, TILE_N)):
+        begin, end = _span(left_out, flags + tile, start + tile * TILE_N, stop, TILE_N)
         for first in range(begin, end, UNROLL):
             for k in tl.static_range(UNROLL):
                 j = first + k
@@ -134,8 +128,8 @@ def _tangent(
     UNROLL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    TILE_M: tl.constexpr = None,
-    TILE_N: tl.constexpr = None,
+    TILE_M: tl.constexpr,
+    TILE_N: tl.constexpr,
 ):
     cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
     target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
@@ -145,9 +139,9 @@ def _tangent(
     df_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
     start = cloud * n
     stop = start + (n if last is None else tl.load(last + cloud))
-    spans, flags = _spans(left_out, cloud, tl.min(rows), m, n, start, stop, TILE_M, TILE_N)
-    for span in range(spans):
-        begin, end = _span(flags, span, start, stop, TILE_N)
+    flags = _tiles(cloud, rows, m, n, TILE_M, TILE_N)
+    for tile in range(1 if left_out is None else tl.cdiv(stop - start, TILE_N)):
+        begin, end = _span(left_out, flags + tile, start + tile * TILE_N, stop, TILE_N)
         for first in range(begin, end, UNROLL):
             for k in tl.static_range(UNROLL):
                 j = first + k
@@ -170,7 +164,7 @@ def _launch(kernel, points, v, last, sums, left_out, kinds, parameters):
     x, n = points[0], v.shape[1]
     batch, m, d = x.shape
     block_m, warps = direct_block(kernel, d * (len(points) // 2), sum_dtype(x))
-    flags, tile_m, tile_n = left_out or (None, None, None)
+    flags, tile_m, tile_n = left_out or (None, 1, 1)
     kernel[(batch * triton.cdiv(m, block_m),)](
         *(p.contiguous() for p in points),
         v.contiguous(),

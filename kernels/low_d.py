@@ -18,7 +18,7 @@ def _load_rows(points, first, rows, m, D: tl.constexpr, dtype: tl.constexpr):
     """The D coordinates of `rows` of a cloud (m, D) that starts at point `first`, each (BLOCK_M, 1)."""
     found = ()
     for k in tl.static_range(D):
-        value = tl.load(points + first * D + rows * D + k, mask=rows < m, other=0.0)
+        value = tl.load(points + (first + rows) * D + k, mask=rows < m, other=0.0)
         found += (value.to(dtype)[:, None],)
     return found
 

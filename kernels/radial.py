@@ -65,7 +65,7 @@ def unpack(KINDS: tl.constexpr, parameters, dtype: tl.constexpr):
     for i in tl.static_range(len(KINDS)):
         weight = _number(parameters[4 * i], parameters[4 * i + 1], dtype)
         shape = _number(parameters[4 * i + 2], parameters[4 * i + 3], dtype)
-        found += _coefficients(KINDS[i], weight, shape)
+        found += _coefficients(tl.constexpr(KINDS[i]), weight, shape)
     return found
 
 
@@ -114,12 +114,12 @@ def _profiles(KIND: tl.constexpr, c, q, v):
 @triton.jit
 def charged(KINDS: tl.constexpr, coefficients, q, v):
     """v k(q) and v phi(q), but for the outer factors."""
-    k, phi = _profiles(KINDS[0], coefficients[2], q, v)
+    k, phi = _profiles(tl.constexpr(KINDS[0]), coefficients[2], q, v)
     if len(KINDS) > 1:
         k *= coefficients[0]
         phi *= coefficients[1]
         for i in tl.static_range(1, len(KINDS)):
-            term_k, term_phi = _profiles(KINDS[i], coefficients[3 * i + 2], q, v)
+            term_k, term_phi = _profiles(tl.constexpr(KINDS[i]), coefficients[3 * i + 2], q, v)
             k += coefficients[3 * i] * term_k
             phi += coefficients[3 * i + 1] * term_phi
     return k, phi
@@ -150,12 +150,12 @@ def charged_slopes(KINDS: tl.constexpr, coefficients, q, along, v):
 
     The second is taken as 2 q phi' <d/|d|, p> / |d|: phi' alone overflows near a cusp.
     """
-    phi, curvature = _slopes(KINDS[0], coefficients[2], q, v)
+    phi, curvature = _slopes(tl.constexpr(KINDS[0]), coefficients[2], q, v)
     if len(KINDS) > 1:
         phi *= coefficients[1]
         curvature *= coefficients[1]
         for i in tl.static_range(1, len(KINDS)):
-            term_phi, term_curvature = _slopes(KINDS[i], coefficients[3 * i + 2], q, v)
+            term_phi, term_curvature = _slopes(tl.constexpr(KINDS[i]), coefficients[3 * i + 2], q, v)
             phi += coefficients[3 * i + 1] * term_phi
             curvature += coefficients[3 * i + 1] * term_curvature
     inverse = tl.rsqrt(q)

@@ -5,16 +5,20 @@ import triton
 import triton.language as tl
 
 
+@triton.jit
+def _pack_array(array, packed, rows, inside, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr):
+    for k in tl.static_range(WIDTH):
+        tl.store(packed + k * BLOCK_N, tl.load(array + rows * WIDTH + k, mask=inside, other=0.0))
+
+
 @triton.jit(do_not_specialize=["n"])
 def _pack(arrays, packed, n, tiles, WIDTHS: tl.constexpr, TOTAL: tl.constexpr, BLOCK_N: tl.constexpr):
     cloud = (tl.program_id(0) // tiles).to(tl.int64)
     columns = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-    rows = cloud * n + columns
     packed += tl.program_id(0).to(tl.int64) * (TOTAL * BLOCK_N) + tl.arange(0, BLOCK_N)
     for i in tl.static_range(len(WIDTHS)):
-        for k in tl.static_range(WIDTHS[i]):
-            tl.store(packed, tl.load(arrays[i] + rows * WIDTHS[i] + k, mask=columns < n, other=0.0))
-            packed += BLOCK_N
+        _pack_array(arrays[i], packed, cloud * n + columns, columns < n, tl.constexpr(WIDTHS[i]), BLOCK_N)
+        packed += WIDTHS[i] * BLOCK_N
 
 
 @triton.jit(do_not_specialize=["n"])

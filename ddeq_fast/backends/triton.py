@@ -16,6 +16,7 @@ from torch import Tensor
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
 from ddeq_fast.validation import check_choice
 
+OLDEST = (3, 4)
 MAX_DIMENSION = 1024
 PRECISIONS = ("tf32x3", "tf32", "bf16")
 _SCALED = {Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
@@ -28,6 +29,8 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         return f"needs a tensor on a GPU (or TRITON_INTERPRET=1 for the CPU), got one on {x.device.type}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if _version() < OLDEST:
+        return f"needs triton {'.'.join(map(str, OLDEST))} or above, got {'.'.join(map(str, _version()))}"
     if x.is_cuda and _too_old(x.device.index):
         return "needs a GPU of compute capability 8.0 or above"
     unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in (Riesz, *_SCALED)]
@@ -40,6 +43,14 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")
+
+
+@functools.cache
+def _version() -> tuple[int, int]:
+    import triton
+
+    major, minor = triton.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 @functools.cache

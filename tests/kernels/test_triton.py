@@ -126,6 +126,24 @@ def test_sources_are_shared_out_where_programs_are_few(monkeypatch):
     assert launch.split(torch.zeros(1), 1, 500) == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("d, n", [(8, (1 << 28) + 9), (1024, (1 << 21) + 9)])
+def test_more_numbers_than_32_bits_count(d, n):
+    """The last source lies past 2^31 coordinates, and so does the last target when the roles are exchanged."""
+    if torch.cuda.mem_get_info()[0] < 80 << 30:
+        pytest.skip("needs 80 GiB")
+    many, charges = torch.zeros(1, n, d, dtype=torch.float16, device="cuda"), torch.zeros(1, n, device="cuda").half()
+    many[0, -1], charges[0, -1] = 1, 1
+    one = torch.zeros(1, 1, d, dtype=torch.float16, device="cuda")
+    u, f = TRITON.evaluate(one, many, charges, Riesz(1.0), True, True)
+    torch.testing.assert_close(u.float(), torch.full_like(u, -(d**0.5)).float(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(f.float(), torch.full_like(f, d**-0.5).float(), rtol=1e-3, atol=0)
+    u, f = TRITON.evaluate(many, one, torch.ones_like(one[..., 0]), Riesz(1.0), True, True)
+    assert (u[0, :-1] == 0).all() and (f[0, :-1] == 0).all()
+    assert float(u[0, -1]) == pytest.approx(-(d**0.5), rel=1e-3)
+
+
 # Padding, coincidence, offsets
 
 
@@ -354,6 +372,12 @@ def test_refusals(cloud, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match=r"'triton' cannot run this: needs a tensor on a GPU .*got one on cpu$"):
         squared_mmd(x, x, backend="triton")
+
+
+def test_an_old_triton_is_refused(cloud, monkeypatch, device):
+    monkeypatch.setattr(triton, "_version", lambda: (3, 3))
+    with pytest.raises(ValueError, match=r"needs triton 3\.4 or above, got 3\.3$"):
+        squared_mmd(cloud(3, 2).to(device), cloud(3, 2).to(device), backend="triton")
 
 
 def test_a_bandwidth_reaches_double_precision(device, cloud):
