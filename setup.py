@@ -8,7 +8,7 @@ EXTRAS = {
     "data": ["scikit-learn>=1.3"],
     "train": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60", "matplotlib>=3.7"],
     "plots": ["matplotlib>=3.7"],
-    "triton": ["triton>=3.2; platform_system == 'Linux'"],
+    "triton": ["triton>=3.4; platform_system == 'Linux'"],
     "keops": ["pykeops>=2.2"],
     "torchdeq": ["torchdeq>=0.1"],
     "tests": ["pytest>=7.4", "pytest-benchmark>=4.0", "hypothesis>=6.80", "ruff>=0.4", "torchdeq>=0.1"],
