@@ -99,7 +99,7 @@ def test_a_registered_data_set_is_loaded_by_name(digits, monkeypatch):
 def test_bad_requests(digits):
     with pytest.raises(ValueError, match=r"^data must be one of digits.*; got 'letters'$"):
         data.load("letters")
-    with pytest.raises(ValueError, match=r"^intensity must be one of coordinate, weight; got 'colour'$"):
+    with pytest.raises(ValueError, match=r"^intensity must be one of coordinate, none, weight; got 'colour'$"):
         data.load("digits", intensity="colour")
     with pytest.raises(ValueError, match=r"^batch_size must be at least 1, got 0$"):
         digits.test.order(0)
