@@ -203,15 +203,15 @@ def test_no_graph_without_gradients(cloud):
         assert not field(cloud(3, 2, grad=True), cloud(3, 2)).requires_grad
 
 
-# The dense backend's blocks and precision
+# The dense backend's tiles and precision
 
 
 @pytest.mark.parametrize("d", [2, 17])
-@pytest.mark.parametrize("block", [1, 40, 1 << 24])
+@pytest.mark.parametrize("pairs", [1, 20, 1 << 24])
 @pytest.mark.parametrize("differences", [0, 8, 100])
-def test_blocks_and_branches_agree(kernel, d, block, differences, cloud, monkeypatch):
+def test_tiles_and_branches_agree(kernel, d, pairs, differences, cloud, monkeypatch):
     x, y, v, move = cloud(2, 7, d, grad=True), cloud(2, 9, d, grad=True), cloud(18).view(2, 9), cloud(2, 7, d)
-    monkeypatch.setattr(dense, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(dense, "tile_pairs", lambda *_: pairs)
     monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     assert_reference(x, y, v, kernel)
     gradients = torch.autograd.grad((field(x, y, v, kernel) * move).sum(), (x, y))
@@ -219,15 +219,6 @@ def test_blocks_and_branches_agree(kernel, d, block, differences, cloud, monkeyp
     expected = torch.autograd.grad((field(x, y, v, kernel) * move).sum(), (x, y))
     for value, reference in zip(gradients, expected, strict=True):
         torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
-
-
-def test_blocks_bound_the_rows(cloud, monkeypatch):
-    x, y = cloud(2, 10, 3), cloud(2, 4, 3)
-    for entries, rows in [(1, 1), (24, 1), (48, 2), (72, 3), (10_000, 10)]:
-        monkeypatch.setattr(dense, "BLOCK_ENTRIES", entries)
-        blocks = dense._blocks(x, y)
-        assert len(x[0, blocks[0]]) == rows
-        assert torch.equal(torch.cat([x[:, block] for block in blocks], 1), x)
 
 
 @pytest.mark.parametrize("differences", [0, 100])

@@ -7,13 +7,18 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ddeq_fast.backends.memory import memory_budget, set_memory_budget
 from ddeq_fast.radial import RadialKernel
+
+__all__ = ["Backend", "check", "get", "memory_budget", "names", "register", "resolve", "set_memory_budget"]
 
 
 class Backend(Protocol):
     """Two sums, on batched clouds x (B, m, d), y (B, n, d) and charges v (B, n); writing d_ij = x_i - y_j.
 
-    Implementations need no autograd: the op supplies the derivatives.
+    Implementations need no autograd: the op supplies the derivatives. A backend may add energy(z, w, kernel, field),
+    which returns sum_ij w_i w_j k(z_i, z_j), (B,), with the potential and the field or None of z (B, n, d) with charges
+    w (B, n) on itself, where it has something faster than `evaluate` and a sum.
     """
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:

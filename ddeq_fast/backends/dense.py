@@ -1,4 +1,12 @@
-"""Dense backend: pairwise matrices in plain PyTorch, a block of targets at a time. Any device, d and float."""
+"""Dense backend: pairwise matrices in plain PyTorch, a tile at a time. Any device, dimension and float.
+
+In few dimensions the differences d_ij = x_i - y_j are formed outright. Above, all is matrix products,
+
+    q_ij = |x_i|^2 + |y_j|^2 - 2 <x_i, y_j>,      f_i = sum_j w_ij (x_i - y_j) = x_i sum_j w_ij - sum_j w_ij y_j,
+
+of clouds centred first. Where q is small against |x|^2 + |y|^2 both lose their digits: such near pairs are taken out
+and summed from their differences.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +15,17 @@ import functools
 import torch
 from torch import Tensor
 
+from ddeq_fast.backends.memory import Tiles, tile_pairs
 from ddeq_fast.radial import RadialKernel
 
-# Entries a block of pairwise values may hold: bounds memory (64 MiB in float32) at no cost in speed.
-BLOCK_ENTRIES = 1 << 24
 # Up to this dimension the differences x_i - y_j are formed outright; above it they would dominate the cost.
 DIFFERENCE_DIMENSION = 8
+# Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
+NEAR = 1 / 64
+# Matrices alive at once, beside differences: squared distances, kernel values and what those are made of.
+MATRICES = 8
+# Numbers that the differences of near pairs may hold at once.
+NEAR_NUMBERS = 1 << 20
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -20,84 +33,119 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     return None
 
 
-def _blocks(x: Tensor, y: Tensor):
-    """Slices of the targets such that a block times all sources stays within BLOCK_ENTRIES."""
-    d = x.shape[2]
-    row = x.shape[0] * y.shape[1] * (d if d <= DIFFERENCE_DIMENSION else 1)
-    rows = max(1, BLOCK_ENTRIES // row)
-    return [slice(i, i + rows) for i in range(0, x.shape[1], rows)]
+def pair_bytes(d: int, itemsize: int) -> int:
+    """Bytes that one pair takes while its tile is summed."""
+    return max(itemsize, 4) * (MATRICES + (3 * d if d <= DIFFERENCE_DIMENSION else 0))
 
 
-def _joined(parts):
-    """Concatenate blocks along the targets; None where a quantity was not wanted."""
-    return tuple(None if p[0] is None else (p[0] if len(p) == 1 else torch.cat(p, 1)) for p in zip(*parts, strict=True))
+def _in_tiles(sums, targets, sources) -> tuple[Tensor | None, ...]:
+    """Run in single precision at least: autocast would cancel a discrepancy away, and half loses near pairs."""
+    device, dtype = targets[0].device, targets[0].dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        targets, sources = [t.float() for t in targets], [s.float() for s in sources]
+    tiles = Tiles(sums, tile_pairs(device, pair_bytes(targets[0].shape[2], dtype.itemsize)))
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            results = tiles.run(targets, sources)
+    else:
+        results = tiles.run(targets, sources)
+    return tuple(None if r is None else r.to(dtype) for r in results)
 
 
-def _in_full_precision(sums):
-    """Run `sums` in single precision at least: autocast would cancel a discrepancy away, and cdist has no half."""
-
-    @functools.wraps(sums)
-    def run(*args):
-        device, dtype = args[0].device.type, args[0].dtype
-        if dtype in (torch.float16, torch.bfloat16):
-            args = [a.float() if isinstance(a, Tensor) else a for a in args]
-        if device != "meta" and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                results = sums(*args)
-        else:
-            results = sums(*args)
-        return tuple(None if r is None else r.to(dtype) for r in results)
-
-    return run
-
-
-@_in_full_precision
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
-    return _joined([_evaluate(x[:, rows], y, v, kernel, potential, field) for rows in _blocks(x, y)])
+    tile = _evaluate_low if x.shape[2] <= DIFFERENCE_DIMENSION else _evaluate_high
+    return _in_tiles(functools.partial(tile, kernel, potential, field), (x,), (y, v))
 
 
-def _centred(x, y, mass):
-    """Both clouds about the centre of `mass` on y: products of coordinates lose digits far from the origin.
-
-    A mass of zero where a point has no influence keeps padding, wherever it lies, from moving the centre.
-    """
-    centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
-    return x - centre, y - centre
-
-
-def _evaluate(x, y, v, kernel, potential, field):
-    if x.shape[2] <= DIFFERENCE_DIMENSION:
-        d = x[:, :, None] - y[:, None]
-        q = torch.linalg.vecdot(d, d)
-    else:
-        d = None
-        q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-    u = torch.matmul(kernel.k(q), v[..., None]).squeeze(-1) if potential else None
-    if not field:
-        return u, None
-    w = kernel.phi(q) * v[:, None]
-    if d is not None:
-        return u, (w[..., None, :] @ d).squeeze(-2)
-    # A point exerts no force on itself; left to cancel below, it would leave its rounding error behind.
-    w = w.masked_fill(q == 0, 0)
-    x, y = _centred(x, y, v.abs())
-    return u, w.sum(-1, keepdim=True) * x - w @ y
-
-
-@_in_full_precision
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
-    return _joined([_tangent(x[:, rows], y, v, s[:, rows], t, kernel) for rows in _blocks(x, y)])
+    tile = _tangent_low if x.shape[2] <= DIFFERENCE_DIMENSION else _tangent_high
+    return _in_tiles(functools.partial(tile, kernel), (x, s), (y, v, t))
 
 
-def _tangent(x, y, v, s, t, kernel):
-    q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-    x, y = _centred(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]))
-    # <d, s_i - t_j> from four products: no (m, n, d) array.
-    along = torch.linalg.vecdot(x, s)[:, :, None] - s @ y.mT - x @ t.mT + torch.linalg.vecdot(y, t)[:, None]
+def _evaluate_low(kernel, potential, field, targets, sources):
+    (x,), (y, v) = targets, sources
+    d = x[:, :, None] - y[:, None]
+    q = torch.linalg.vecdot(d, d)
+    u = torch.matmul(kernel.k(q), v[..., None]).squeeze(-1) if potential else None
+    return u, (((kernel.phi(q) * v[:, None])[..., None, :] @ d).squeeze(-2) if field else None)
+
+
+def _tangent_low(kernel, targets, sources):
+    (x, s), (y, v, t) = targets, sources
+    d, move = x[:, :, None] - y[:, None], s[:, :, None] - t[:, None]
+    q, along = torch.linalg.vecdot(d, d), torch.linalg.vecdot(d, move)
     phi = kernel.phi(q) * v[:, None]
     bend = 2 * kernel.dphi(q) * v[:, None] * along
-    du = torch.sum(phi * along, -1)
+    return torch.linalg.vecdot(phi, along), ((phi[..., None, :] @ move) + (bend[..., None, :] @ d)).squeeze(-2)
+
+
+class _Products:
+    """Squared distances q (B, m, n) of a tile by a matrix product, and its near pairs from their differences.
+
+    `mass` (B, n) is zero where a source has no influence: padding, which may lie anywhere and is moved to the centre.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, mass: Tensor):
+        centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
+        self.x, self.y = x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
+        size = torch.linalg.vecdot(self.x, self.x)[:, :, None] + torch.linalg.vecdot(self.y, self.y)[:, None]
+        self.q = torch.baddbmm(size, self.x, self.y.mT, alpha=-2)
+        self.close = self.q <= size.mul_(NEAR)
+        if x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride():
+            # A cloud on itself: of pairs of a point with itself all is known.
+            for matrix in (self.q, self.close):
+                matrix.diagonal(dim1=1, dim2=2).zero_()
+        self.pairs = self.close.nonzero()
+        for b, i, j in self.near():
+            d = self.x[b, i] - self.y[b, j]
+            self.q[b, i, j] = torch.linalg.vecdot(d, d)
+
+    def near(self):
+        """Indices (cloud, target, source) of near pairs, a few at a time."""
+        return (part.unbind(1) for part in self.pairs.split(max(1, NEAR_NUMBERS // self.x.shape[2])) if len(part))
+
+    def without_near(self, weights: Tensor) -> Tensor:
+        """Weights (B, m, n) with zeros at near pairs, in place."""
+        return weights.masked_fill_(self.close, 0)
+
+
+def _add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
+    """total[b, i] += terms, with repeated indices."""
+    total.view(-1, *total.shape[2:]).index_add_(0, b * total.shape[1] + i, terms)
+
+
+def _evaluate_high(kernel, potential, field, targets, sources):
+    (x,), (y, v) = targets, sources
+    tile = _Products(x, y, v.abs())
+    u = torch.matmul(kernel.k(tile.q), v[..., None]).squeeze(-1) if potential else None
+    if not field:
+        return u, None
+    w = kernel.phi(tile.q) * v[:, None]
+    forces = [(b, i, j, w[b, i, j, None]) for b, i, j in tile.near()]
+    w = tile.without_near(w)
+    f = w.sum(-1, keepdim=True) * tile.x - w @ tile.y
+    for b, i, j, weight in forces:
+        _add(f, b, i, weight * (tile.x[b, i] - tile.y[b, j]))
+    return u, f
+
+
+def _tangent_high(kernel, targets, sources):
+    (x, s), (y, v, t) = targets, sources
+    tile = _Products(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]))
+    x, y = tile.x, tile.y
+    # <d, s_i - t_j> from four products: no (m, n, d) array.
+    along = torch.baddbmm(torch.linalg.vecdot(x, s)[:, :, None] + torch.linalg.vecdot(y, t)[:, None], s, y.mT, alpha=-1)
+    along = torch.baddbmm(along, x, t.mT, alpha=-1)
+    for b, i, j in tile.near():
+        along[b, i, j] = torch.linalg.vecdot(x[b, i] - y[b, j], s[b, i] - t[b, j])
+    phi = kernel.phi(tile.q) * v[:, None]
+    bend = 2 * kernel.dphi(tile.q) * v[:, None] * along
+    du = torch.linalg.vecdot(phi, along)
+    rest = [(b, i, j, phi[b, i, j, None], bend[b, i, j, None]) for b, i, j in tile.near()]
+    phi, bend = tile.without_near(phi), tile.without_near(bend)
     df = phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
+    for b, i, j, slope, curve in rest:
+        _add(df, b, i, slope * (s[b, i] - t[b, j]) + curve * (x[b, i] - y[b, j]))
     return du, df
