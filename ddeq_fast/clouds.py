@@ -77,3 +77,12 @@ def normalise(points: Tensor, weights: Tensor | None = None) -> Tensor:
     deviation = (centred.square().sum(-2, keepdim=True) / count).sqrt()
     rounding = 8 * torch.finfo(points.dtype).eps * points.abs().amax(-2, keepdim=True)
     return centred / torch.where(deviation > rounding, deviation, 1)
+
+
+def packed(points: Tensor, weights: Tensor) -> PointClouds:
+    """Clouds (B, n, d) with weights (B, n), padding at the end, zero, and no more of it than the longest needs."""
+    present = weights > 0
+    order = torch.sort(present.int(), dim=1, descending=True, stable=True).indices[:, : int(present.sum(1).max())]
+    weights = weights.gather(1, order)
+    points = points.gather(1, order[..., None].expand(-1, -1, points.shape[2]))
+    return PointClouds(points.masked_fill((weights <= 0)[..., None], 0), weights)

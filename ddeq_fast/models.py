@@ -1,4 +1,4 @@
-"""Models: the DDEQ layer, and a classifier on top of it."""
+"""Models: the DDEQ layer, a classifier and a completer of clouds on top of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast import backwards, implicit, solvers
-from ddeq_fast.networks import TransportMap
+from ddeq_fast import backwards, implicit, solvers, tree
+from ddeq_fast.clouds import PointClouds, packed
+from ddeq_fast.networks import Lift, TransportMap
 from ddeq_fast.solvers import Pushforward, SolveInfo, Solver
-from ddeq_fast.validation import check_cloud, check_integer
+from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
 
 
 class Equilibrium(NamedTuple):
@@ -31,7 +32,7 @@ class DDEQ(nn.Module):
 
     Args:
         transport: F, with `encode(x, weights) -> context` and `forward(z, context, z_weights)`, and `dim_z`.
-        num_particles: particles of the latent cloud.
+        num_particles: particles of the latent cloud; None for a layer that has no start of its own.
         solver: "auto", "anderson", "flow" or a `Solver`.
         backward: "phantom", "ift", "bilevel" or a `Backward`.
         seed: of the start cloud, drawn once from a standard normal distribution and saved with the model.
@@ -43,19 +44,22 @@ class DDEQ(nn.Module):
     def __init__(
         self,
         transport: TransportMap,
-        num_particles: int = 10,
+        num_particles: int | None = 10,
         *,
         solver: str | Solver = "auto",
         backward: str | implicit.Backward = "phantom",
         seed: int = 0,
     ):
         super().__init__()
-        check_integer("num_particles", num_particles)
         self.transport = transport
         self.solver = solvers.make(solver)
         self.backward = backwards.make(backward)
-        generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("start", torch.randn(num_particles, transport.dim_z, generator=generator))
+        start = None
+        if num_particles is not None:
+            generator = torch.Generator().manual_seed(seed)
+            shape = check_integer("num_particles", num_particles), transport.dim_z
+            start = torch.randn(shape, generator=generator)
+        self.register_buffer("start", start)
 
     def forward(
         self,
@@ -65,6 +69,7 @@ class DDEQ(nn.Module):
         z0: Tensor | Equilibrium | None = None,
         z_weights: Tensor | None = None,
         frozen: Tensor | None = None,
+        held: PointClouds | None = None,
     ) -> Equilibrium:
         """Solve for the equilibrium of each cloud of the batch.
 
@@ -75,6 +80,8 @@ class DDEQ(nn.Module):
                 whose scale residuals then stay relative to.
             z_weights: (B, n), zero for padding; ones if None.
             frozen: boolean (B, n): particles that the solver must not move.
+            held: further particles (B, m, dim_z), with weights, that neither the solver nor F moves: they are part of
+                the measure and condition F, and gradients reach them. What is returned are the others.
 
         Raises:
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
@@ -83,6 +90,8 @@ class DDEQ(nn.Module):
         scale = None
         if isinstance(z0, Equilibrium):
             z0, scale = z0.particles.detach(), z0.info.scale
+        if z0 is None and self.start is None:
+            raise ValueError("z0 must be given: this layer has no start of its own")
         if z0 is None:
             z0 = self.start.to(x.dtype).expand(x.shape[0], -1, -1)
         elif check_cloud("z0", z0).shape[::2] != (x.shape[0], self.transport.dim_z):
@@ -90,13 +99,35 @@ class DDEQ(nn.Module):
             raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
         if z0.dtype != x.dtype:
             raise TypeError(f"z0 has dtype {z0.dtype} but x has {x.dtype}")
-        problem = Pushforward(self.transport, context, z_weights, frozen)
+        if held is None:
+            problem = Pushforward(self.transport, context, z_weights, frozen)
+        else:
+            context = self.transport.hold(context, *held)
+            problem = _Beside(held.weights.sum(1), self.transport, context, z_weights, frozen)
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
         backward = None
         if torch.is_grad_enabled():
             particles, backward = self.backward.attach(problem, particles)
         return Equilibrium(particles, info, backward, problem)
+
+
+class _Beside(Pushforward):
+    """A problem of particles beside others that do not move, of mass `mass` (B,): of the difference between the whole
+    cloud and its image these cancel, and what is left has the charges that it has in the whole."""
+
+    def __init__(self, mass: Tensor, *problem):
+        super().__init__(*problem)
+        self.mass = mass
+
+    def select(self, index):
+        part = tree.select((self.mass, self.context, self.weights, self.frozen), index)
+        return _Beside(part[0], self.func, *part[1:])
+
+    def measures(self, z, y):
+        weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights.to(z.dtype)
+        total = weights.sum(1, keepdim=True) + self.mass[:, None].to(z.dtype)
+        return (weights / total,) * 2
 
 
 class Classification(NamedTuple):
@@ -126,3 +157,89 @@ class Classifier(nn.Module):
         """Class scores of clouds x (B, m, dim_x); arguments and errors as in `DDEQ.forward`."""
         equilibrium = self.ddeq(x, weights, z0=z0)
         return Classification(self.head(equilibrium.particles.amax(1)), equilibrium)
+
+
+class Completion(NamedTuple):
+    """points: completed clouds (B, n, d), the points of the partial cloud, then the new ones, zero at padding;
+    weights: (B, n), zero for padding; observed: (B, n), True for points of the partial cloud;
+    equilibrium: of the DDEQ layer, the new points before they are lowered.
+    """
+
+    points: Tensor
+    weights: Tensor
+    observed: Tensor
+    equilibrium: Equilibrium
+
+
+class Completer(nn.Module):
+    """Completion of partial clouds (Geuter et al. 2025, section 5): lift, DDEQ, lower.
+
+    Observed points and random ones are lifted to the latent space by an injective map q; the random ones move to
+    equilibrium under F, conditioned on the partial cloud and beside its points, which stay; q^-1 takes them back.
+
+    Args:
+        transport: the map F of the layer.
+        growth: points of a completed cloud for each point of the partial one, rounded down; greater than one.
+        widths: of the latent space on the way from dim_x to dim_z, see `Lift`.
+        options: of `DDEQ`.
+    """
+
+    def __init__(self, transport: TransportMap, growth: float = 1.275, widths: tuple[int, ...] = (), **options):
+        super().__init__()
+        self.growth = check_number("growth", growth, low=1.0)
+        self.lift = Lift((transport.dim_x, *widths, transport.dim_z))
+        self.ddeq = DDEQ(transport, None, **options)
+
+    def missing(self, weights: Tensor) -> Tensor:
+        """How many points the completion of a cloud with these weights (B, m) adds, (B,): at least one."""
+        count = (weights > 0).sum(1)
+        return ((self.growth * count.double() + 1e-9).long() - count).clamp_min(1)
+
+    def sow(self, x: Tensor, weights: Tensor | None = None, noise: Tensor | None = None) -> PointClouds:
+        """Random points for the completion to start from, `missing` ones a cloud, of weight one.
+
+        They are normal, with the mean and the deviation that each coordinate has over the points of the cloud.
+
+        Args:
+            x, weights: partial clouds, as in `forward`.
+            noise: (B, n, dim_x), standard normal, as many points as the cloud that misses most, or more; drawn if None.
+        """
+        check_cloud("x", x)
+        present = check_weights("x", weights, None, x) > 0
+        missing, count = self.missing(present), present.sum(1)[:, None, None]
+        n = int(missing.max())
+        if noise is None:
+            noise = torch.randn(len(x), n, x.shape[2], dtype=x.dtype, device=x.device)
+        elif noise.shape[0] != len(x) or noise.shape[1] < n or noise.shape[2] != x.shape[2]:
+            raise ValueError(f"noise must have shape ({len(x)}, >= {n}, {x.shape[2]}), got {tuple(noise.shape)}")
+        x = torch.where(present[..., None], x, 0)
+        mean = x.sum(1, keepdim=True) / count
+        variance = (torch.where(present[..., None], x - mean, 0)).square().sum(1, keepdim=True) / count
+        new = torch.arange(n, device=x.device) < missing[:, None]
+        return PointClouds((mean + variance.sqrt() * noise[:, :n]) * new[..., None], new.to(x.dtype))
+
+    def forward(self, x: Tensor, weights: Tensor | None = None, *, seeds: PointClouds | None = None) -> Completion:
+        """Complete clouds.
+
+        Args:
+            x: partial clouds (B, m, dim_x).
+            weights: (B, m), nonnegative, zero for padding; ones if None.
+            seeds: start points (B, n, dim_x) and weights, `sow(x, weights)` if None.
+
+        Raises:
+            TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
+        """
+        seeds = self.sow(x, weights) if seeds is None else seeds
+        check_cloud("x", x)
+        check_cloud("seeds", seeds.points, like=("x", x))
+        new = check_weights("seeds", seeds.weights, None, seeds.points)
+        kept = packed(x, check_weights("x", weights, None, x))
+        held, z0 = (self._lifted(*cloud) for cloud in (kept, seeds))
+        equilibrium = self.ddeq(x, weights, z0=z0.points, z_weights=new, held=held)
+        lowered = torch.where(seeds.mask[..., None], self.lift.inverse(equilibrium.particles), 0)
+        charges = torch.cat((kept.weights, new), 1)
+        observed = torch.cat((kept.mask, torch.zeros_like(seeds.mask)), 1)
+        return Completion(torch.cat((kept.points, lowered), 1), charges, observed, equilibrium)
+
+    def _lifted(self, points, weights):
+        return PointClouds(torch.where((weights > 0)[..., None], self.lift(points), 0), weights)

@@ -27,15 +27,20 @@ _TRANSPORT = {
 }
 _MODULES = {f"ddeq.transport.{ours}": f"deq_model.{theirs}" for ours, theirs in _TRANSPORT.items()}
 _MODULES["head"] = "classifier.linear"
+_MODULES["lift"] = "embedding_model"
 _PARTS = (
     ("multihead_attn.in_proj_", "project_in."),
     ("multihead_attn.out_proj.", "project_out."),
     ("bilinear.layer_norm.", "bilinear.norm."),
+    ("scale_net.0.", "scale.linear1."),
+    ("scale_net.2.", "scale.linear2."),
+    ("shift_net.0.", "shift.linear1."),
+    ("shift_net.2.", "shift.linear2."),
 )
 
 
 def from_original(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a classifier of the original code, renamed for `Classifier.load_state_dict`.
+    """State dict of a model of the original code, renamed for `load_state_dict` of a `Classifier` or `Completer`.
 
     Raises ValueError listing the keys that have no counterpart here.
     """
@@ -56,7 +61,7 @@ def from_original(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_original(model: nn.Module, checkpoint: dict[str, Tensor] | str | os.PathLike) -> None:
-    """Load a classifier of the original code into a `Classifier` of the same sizes, in the dtype of the model.
+    """Load a model of the original code into a `Classifier` or `Completer` of the same sizes, in its dtype.
 
     A model for padded clouds needs a `TransportMap(attend_to_padding=True)`. The start cloud stays the model's own: the
     original code draws it anew in every call.

@@ -1,5 +1,6 @@
 """Networks: the transport map of a DDEQ and its layers."""
 
+from ddeq_fast.networks.coupling import Lift
 from ddeq_fast.networks.transport import Context, TransportMap
 
-__all__ = ["Context", "TransportMap"]
+__all__ = ["Context", "Lift", "TransportMap"]

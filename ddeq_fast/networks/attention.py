@@ -58,10 +58,12 @@ class AttentionLayer(nn.Module):
         bias: Tensor | None,
         drop: Tensor | None = None,
         present: Tensor | None = None,
+        held: Memory | None = None,
     ) -> Tensor:
         """Attend from q to `memory`, or to q itself if None; `bias` (B, 1, 1, m) is added to the logits.
 
-        Rows of the result that are not `present` (B, n, 1) are zero.
+        What is `held` is attended to besides, and stands first in `bias`. Rows of the result that are not `present`
+        (B, n, 1) are zero.
         """
         if memory is None:
             queries, keys, values = self._split(self.project_in(q), 3)
@@ -69,6 +71,8 @@ class AttentionLayer(nn.Module):
             dim = q.shape[-1]
             (queries,) = self._split(F.linear(q, self.project_in.weight[:dim], self.project_in.bias[:dim]), 1)
             keys, values = memory
+        if held is not None:
+            keys, values = (torch.cat(pair, 2) for pair in zip(held, (keys, values), strict=True))
         attended = attend(queries, keys, values, bias)
         attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
         return zeroed(self.ffn(self.norm(q + attended), drop), present)
@@ -109,10 +113,12 @@ class AttentionEncoder(nn.ModuleList):
         return [layer.ffn.draw(like) for layer in self]
 
     def forward(
-        self, q: Tensor, memories=None, bias: Tensor | None = None, drops=None, present: Tensor | None = None
+        self, q: Tensor, memories=None, bias: Tensor | None = None, drops=None, present: Tensor | None = None, held=None
     ) -> Tensor:
+        """See `AttentionLayer.forward`; memories, drops and held have one entry a layer."""
         for i, layer in enumerate(self):
-            q = layer(q, memories[i] if memories else None, bias, drops[i] if drops else None, present)
+            memory, drop, kept = (parts[i] if parts else None for parts in (memories, drops, held))
+            q = layer(q, memory, bias, drop, present, kept)
         return q
 
 

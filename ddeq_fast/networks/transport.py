@@ -17,6 +17,14 @@ from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
 
 
+class Held(NamedTuple):
+    """Particles that stay where they are, as the others see them: keys and values for every self-attention layer, and
+    weights (B, m)."""
+
+    memories: tuple[Memory, ...]
+    weights: Tensor
+
+
 class Context(NamedTuple):
     """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first."""
 
@@ -24,6 +32,7 @@ class Context(NamedTuple):
     memories: tuple[Memory, ...]
     bias: Tensor | None
     drops: dict[str, list[Tensor | None]]
+    held: Held | None = None
 
 
 class TransportMap(nn.Module):
@@ -116,20 +125,37 @@ class TransportMap(nn.Module):
         memories = tuple(self.cross_encoder.memories(encoded))
         return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
 
+    def hold(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:
+        """The context of F for particles beside others, z (B, m, dim_z), that no layer moves.
+
+        `weights` (B, m) are those of z, ones if None. With one self-attention layer, F is what it would be for all
+        particles together.
+        """
+        start = self._start(z, context, self._present(weights))
+        weights = z.new_ones(z.shape[:2]) if weights is None else weights
+        return context._replace(held=Held(tuple(self.self_encoder.memories(start)), weights))
+
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
         """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
 
         `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
         by the other particles. Inputs are not checked: this is the inner loop of every solver.
         """
+        present, held = self._present(weights), context.held
+        if held is not None:
+            weights = torch.cat((held.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
-        present = self._present(weights)
-        lifted = self.norm_lift_z(zeroed(self.lift_z(z), present))
-        lifted = self.norm_bilinear(lifted + zeroed(self.bilinear(lifted, context.matrix), present))
-        mixed = self.norm_start(z + self.norm_widen_z(zeroed(self.widen_z(lifted), present)))
-        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present)
+        mixed = self._start(z, context, present)
+        memories = None if held is None else held.memories
+        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, held=memories)
         mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"], present)
         return zeroed(self.final(mixed, context.drops["final"][0]), present)
+
+    def _start(self, z: Tensor, context: Context, present: Tensor | None) -> Tensor:
+        """Particles (B, n, dim_z) as they enter attention: mixed with X by the bilinear layer."""
+        lifted = self.norm_lift_z(zeroed(self.lift_z(z), present))
+        lifted = self.norm_bilinear(lifted + zeroed(self.bilinear(lifted, context.matrix), present))
+        return self.norm_start(z + self.norm_widen_z(zeroed(self.widen_z(lifted), present)))
 
     def _present(self, weights: Tensor | None) -> Tensor | None:
         """Points that are no padding, (B, n, 1), where the original code zeroes the others; None elsewhere."""

@@ -1,0 +1,63 @@
+"""Invertible lifting of points: zero padding and affine coupling (Dinh et al. 2017; Geuter et al. 2025, section 4)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ddeq_fast.networks.layers import PointwiseMLP
+from ddeq_fast.validation import check_integer
+
+
+class AffineCoupling(nn.Module):
+    """(a, b) -> (a, b * exp(s(a)) + t(a)) on the halves a, b of each point; s and t are perceptrons."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.half = dim // 2
+        self.scale, self.shift = (PointwiseMLP(self.half, self.half, dim - self.half) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        a, b = x[..., : self.half], x[..., self.half :]
+        return torch.cat((a, b * self.scale(a).exp() + self.shift(a)), -1)
+
+    def inverse(self, y: Tensor, keep: int) -> Tensor:
+        """The first `keep` coordinates of the point that is mapped to y (..., dim)."""
+        a = y[..., : self.half]
+        if keep <= self.half:  # exp(-s) of coordinates that nobody reads may overflow, and spoil gradients
+            return a[..., :keep]
+        b = (y[..., self.half :] - self.shift(a)) * (-self.scale(a)).exp()
+        return torch.cat((a, b), -1)[..., :keep]
+
+
+class Lift(nn.Module):
+    """q: R^d -> R^dz, injective, with a left inverse that is defined on all of R^dz.
+
+    Each layer appends zeros and applies an affine coupling. Going back undoes the couplings and drops what was
+    appended.
+
+    Args:
+        dims: increasing widths, from d to dz, at least two.
+    """
+
+    def __init__(self, dims: tuple[int, ...]):
+        super().__init__()
+        self.dims = tuple(check_integer("dims", width) for width in dims)
+        if len(dims) < 2 or any(wide <= narrow for narrow, wide in pairwise(dims)) or dims[1] < 2:
+            raise ValueError(f"dims must be two or more increasing widths, the second at least 2, got {tuple(dims)}")
+        self.layers = nn.ModuleList(AffineCoupling(width) for width in dims[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """q(x): (..., d) -> (..., dz)."""
+        for layer, width in zip(self.layers, self.dims[1:], strict=True):
+            x = layer(nn.functional.pad(x, (0, width - x.shape[-1])))
+        return x
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """q^-1(y): (..., dz) -> (..., d), with q^-1(q(x)) = x."""
+        for layer, width in zip(reversed(self.layers), reversed(self.dims[:-1]), strict=True):
+            y = layer.inverse(y, width)
+        return y

@@ -1,0 +1,152 @@
+"""Completion: seeds, what stays, what moves, padding, invariances, training, bad input."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import close, fails, small_transport
+
+from ddeq_fast import squared_mmd
+from ddeq_fast.clouds import PointClouds
+from ddeq_fast.models import DDEQ, Completer
+from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "misc.npz", allow_pickle=False)
+BRIEF = MMDFlow(max_steps=4, lr=0.5, tol=0.0)
+
+
+def completer(dtype=torch.float64, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return Completer(small_transport(), **{"solver": BRIEF, **options}).to(dtype)
+
+
+@pytest.fixture
+def x(cloud):
+    """Clouds of 6, 9 and 8 points, padded to 9, and their weights."""
+    weights = (torch.arange(9) < torch.tensor([6, 9, 8])[:, None]).double()
+    return 2 * cloud(3, 9, 2) * weights[..., None] + 0.5, weights
+
+
+def test_masks_grow_as_in_the_original_code():
+    mask, grown = (torch.from_numpy(GOLDEN[f"scale_mask/{name}"]).squeeze(-1) for name in ("mask", "tau1.275"))
+    assert torch.equal(completer().missing(mask), grown.sum(1) - mask.sum(1))
+
+
+@pytest.mark.parametrize("growth, expected", [(1.275, [1, 2, 2]), (2.0, [6, 9, 8]), (1.01, [1, 1, 1])])
+def test_seeds(x, growth, expected):
+    """They are normal, with each cloud's own mean and deviation."""
+    points, weights = x
+    noise = torch.randn(3, 30, 2).double()
+    seeds = completer(growth=growth).sow(points, 1.5 * weights, noise)
+    assert seeds.weights.sum(1).tolist() == expected and seeds.points.shape[1] == max(expected)
+    for i, n in enumerate((6, 9, 8)):
+        cloud, new = points[i, :n], expected[i]
+        assert close(seeds.points[i, :new], cloud.mean(0) + cloud.std(0, correction=0) * noise[i, :new])
+        assert not seeds.points[i, new:].any() and not seeds.weights[i, new:].any()
+
+
+def test_observed_points_stay_and_others_move(x):
+    model, (points, weights) = completer(), x
+    seeds = model.sow(points, weights)
+    out = model(points, 1.5 * weights, seeds=seeds)
+    assert torch.equal(out.observed, torch.cat((weights > 0, torch.zeros(3, 2) > 0), 1))
+    assert torch.equal(out.points[out.observed], points[weights > 0])
+    assert (out.weights[out.observed] == 1.5).all() and (out.weights[:, 9:] == seeds.weights).all()
+    assert (out.points[:, 9:] - seeds.points)[seeds.mask].detach().abs().amin() > 1e-4
+    assert not out.points[out.weights == 0].any()
+
+
+def test_the_layer_beside_held_particles_is_that_of_all_of_them(x, cloud):
+    """Against the flow of the whole cloud with some of it frozen, under a map that returns these as they are."""
+    model, z, held = completer(growth=2.0).ddeq, cloud(3, 5, 8), cloud(3, 4, 8)
+    weights = torch.tensor([[1.0, 2, 1, 1, 0]] * 3).double()
+    held_weights = torch.tensor([[1.0, 1, 1, 0], [0.5, 1, 2, 3], [1, 1, 1, 1]]).double()
+    transport, context = model.transport, model.transport.encode(*x)
+
+    def whole(z, context, weights):
+        return torch.cat((held, transport(z, context, weights)[:, 4:]), 1)
+
+    frozen = torch.cat((held_weights >= 0, weights < 0), 1)
+    everything = Pushforward(lambda z, _, w: whole(z, context, w), None, torch.cat((held_weights, weights), 1), frozen)
+    expected = BRIEF.solve(everything, torch.cat((held, z), 1))
+    with torch.no_grad():
+        out = model(*x, z0=z, z_weights=weights, held=PointClouds(held, held_weights))
+        tight = DDEQ(transport, None, solver=Anderson(tol=1e-6, max_steps=200))
+        equilibrium = tight(*x, z0=z, z_weights=weights, held=PointClouds(held, held_weights))
+    assert close(out.particles[:, :4], expected.particles[:, 4:8], 1e-9)
+    assert torch.allclose(out.info.residual, expected.info.residual, rtol=1e-9)
+    assert equilibrium.info.converged.all()
+    final = torch.cat((held, equilibrium.particles), 1)
+    assert close(everything.image(final)[:, 4:8], final[:, 4:8], 1e-8)
+
+
+def test_samples_are_independent_while_others_finish(x, cloud):
+    solver = Anderson(tol=1e-4, max_steps=100)
+    model, (points, weights) = completer(solver=solver), x
+    seeds = model.sow(points, weights)
+    with torch.no_grad():
+        together = model(points, weights, seeds=seeds)
+        alone = model(points[1:2], weights[1:2], seeds=PointClouds(seeds.points[1:2], seeds.weights[1:2]))
+    assert len(set(together.equilibrium.info.evaluations.tolist())) > 1
+    assert close(alone.points, together.points[1:2], 1e-7)
+
+
+def test_padding_has_no_influence(x):
+    model, (points, weights) = completer(), x
+    noise = torch.randn(3, 11, 2).double()
+    out = model(points, weights, seeds=model.sow(points, weights, noise))
+    far = torch.cat((torch.full((3, 2, 2), -1e5).double(), torch.where(weights[..., None] > 0, points, 1e5)), 1)
+    wider = torch.cat((torch.zeros(3, 2).double(), weights), 1)
+    again = model(far, wider, seeds=model.sow(far, wider, noise))
+    assert close(again.points, out.points, 1e-9)
+    alone = model(points[:1, :6], seeds=model.sow(points[:1, :6], None, noise[:1]))
+    assert close(alone.points, torch.cat((out.points[:1, :6], out.points[:1, 9:10]), 1), 1e-9)
+
+
+def test_every_parameter_learns_but_those_that_scale_zeros(x):
+    model = completer()
+    out = model(*x)
+    squared_mmd(out.points, 2 * x[0], x_weights=out.weights, y_weights=x[1]).sum().backward()
+    idle = [name for name, p in model.named_parameters() if not (p.grad is not None and p.grad.any())]
+    assert idle and all(name.startswith("lift.layers.0.scale.") for name in idle)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_training_completes_a_batch(x):
+    """Shapes lose their right end; the loss finds it again."""
+    t = torch.linspace(-1, 1, 12).double()
+    full = torch.stack([torch.stack((t, c * t.square()), 1) for c in (-1.0, 0.0, 1.0)])
+    partial = full[:, :8]
+    model = completer(growth=1.5, solver=MMDFlow(max_steps=4, lr=4.0, tol=0.0))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    torch.manual_seed(0)
+    for _ in range(80):
+        out = model(partial)
+        loss = squared_mmd(out.points, full, x_weights=out.weights).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        out = model(partial)
+    assert (squared_mmd(out.points, full) < 0.5 * squared_mmd(partial, full)).all()
+
+
+def test_float32(x):
+    out = completer(torch.float32)(*(t.float() for t in x))
+    assert out.points.dtype == torch.float32 and out.points.isfinite().all()
+
+
+def test_bad_input(x):
+    model, (points, weights) = completer(), x
+    with fails(ValueError, "growth must lie in (1, inf), got 1.0"):
+        completer(growth=1.0)
+    with fails(ValueError, "x_weights leaves no point in cloud 1 of the batch"):
+        model(points, weights * torch.tensor([1.0, 0, 1]).double()[:, None])
+    with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 1, 2)"):
+        model.sow(points, weights, torch.randn(3, 1, 2))
+    with fails(TypeError, "seeds has dtype torch.float32 but x has torch.float64"):
+        model(points, weights, seeds=model.sow(points.float(), weights.float()))
+    with fails(ValueError, "z0 must be given: this layer has no start of its own"):
+        model.ddeq(points, weights)
