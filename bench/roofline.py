@@ -40,7 +40,10 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One launch of `sums`, evaluate or tangent, by a module of kernels on clouds of n points in dimension d."""
+    """One launch of a module of kernels on clouds of n points in dimension d.
+
+    sums: "evaluate", "energy", "tangent" or "nearest".
+    """
 
     sums: str = "evaluate"
     module: str = "low_d"
@@ -58,10 +61,13 @@ class Case:
         module = importlib.import_module(f"ddeq_fast.kernels.{self.module}")
         x, v = (torch.empty(shape, dtype=self.dtype, device="meta") for shape in ((2, self.n, self.d), (2, self.n)))
         kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
-        if self.sums == "tangent":
-            module.tangent(x, x, v, x, x, *kernel)
-        else:
-            module.evaluate(x, x, v, *kernel, self.potential, self.field)
+        arguments = {
+            "evaluate": (x, x, v, *kernel, self.potential, self.field),
+            "energy": (x, v, *kernel, self.field),
+            "tangent": (x, x, v, x, x, *kernel),
+            "nearest": (x, x),
+        }
+        getattr(module, self.sums)(*arguments[self.sums])
 
 
 CASES = {
@@ -91,10 +97,16 @@ CASES = {
     "direct, d=3": Case(module="direct", d=3, n=64),
     "direct, d=128": Case(module="direct", d=128, n=20),
     "direct, d=1024": Case(module="direct", d=1024, n=20),
+    "direct, d=128, energy": Case("energy", "direct", d=128, n=20),
     "direct, d=128, float64": Case(module="direct", d=128, dtype=torch.float64),
     "direct, d=1024, float64": Case(module="direct", d=1024, dtype=torch.float64),
     "direct, d=128, tangent": Case("tangent", "direct", d=128, n=20),
     "direct, d=1024, tangent, float64": Case("tangent", "direct", d=1024, dtype=torch.float64),
+    "nearest, d=3": Case("nearest", "nearest"),
+    "nearest, d=8": Case("nearest", "nearest", d=8),
+    "nearest, d=128": Case("nearest", "nearest", d=128),
+    "nearest, d=3, float64": Case("nearest", "nearest", dtype=torch.float64),
+    "nearest, d=128, float64": Case("nearest", "nearest", d=128, dtype=torch.float64),
 }
 
 
@@ -108,13 +120,15 @@ def bounds(loop: sass.Loop, pairs: float, target: str) -> dict[str, float]:
     return found
 
 
-def _scalar_bound(code: sass.Code, target: str) -> dict:
+def _scalar_bound(case: Case, code: sass.Code, target: str) -> dict:
     """Columns for sums carried out a pair at a time."""
-    loop = code.main_loop()
-    clocks = bounds(loop, code.pairs_per_thread(), target)
+    loop, pairs = code.main_loop(), code.pairs_per_thread()
+    if code.options.get("UNROLLED") == 0:  # a round is one part of the coordinates
+        pairs /= -(-case.d // code.options["WIDTH"])
+    clocks = bounds(loop, pairs, target)
     bound = max(clocks, key=clocks.get)
     rates = {gpu: count * clock * 1e9 / clocks[bound] for gpu, (count, clock, _) in GPUS[target].items()}
-    return {"loop": loop.opcodes, "slots": loop.slots / code.pairs_per_thread(), "bound": bound, "pairs_per_s": rates}
+    return {"loop": loop.opcodes, "slots": loop.slots / pairs, "bound": bound, "pairs_per_s": rates}
 
 
 def _tensor_bound(case: Case, code: sass.Code, target: str) -> dict:
@@ -132,13 +146,13 @@ def measure(target: str, cases: dict[str, Case]) -> list[dict]:
     for name, case in cases.items():
         with sass.compiling(target) as codes:
             case.launch()
-        code = next(code for code in codes if "KINDS" in code.options)
+        code = next(code for code in codes if code.name in ("_evaluate", "_tangent", "_nearest"))
         registers = max(code.resources()[0] for code in codes)
         spilled = sum(code.resources()[1] for code in codes)
         row = {"case": name, "registers": registers, "spilled": spilled, "opcodes": code.opcodes()}
         if target in THROUGHPUT:
             high = case.module == "high_d"
-            row |= _tensor_bound(case, code, target) if high else _scalar_bound(code, target)
+            row |= _tensor_bound(case, code, target) if high else _scalar_bound(case, code, target)
         rows.append(row)
     return rows
 

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from ddeq_fast.kernels import radial
-from ddeq_fast.kernels.launch import direct_block, joined, outputs, sum_dtype
+from ddeq_fast.kernels.launch import direct_block, joined, outputs, sum_dtype, whole_cloud_block
 from ddeq_fast.kernels.sources import last_charge
 
 FEW_SOURCES = 64
@@ -66,6 +66,7 @@ def _evaluate(
     last,
     u,
     f,
+    shares,
     left_out,
     parameters,
     m,
@@ -102,6 +103,9 @@ def _evaluate(
                     f_sum += vphi[:, None] * d
 
     factor_k, factor_phi = radial.outer_factors(KINDS, coefficients)
+    if shares is not None:
+        charge = tl.load(v + cloud * m + rows, mask=rows < m, other=0.0).to(SUMS)
+        tl.store(shares + tl.program_id(0), factor_k * tl.sum(charge * u_sum))
     if u is not None:
         _store(u + cloud * m + rows, factor_k * u_sum, rows < m, left_out)
     if f is not None:
@@ -159,11 +163,11 @@ def _tangent(
     _store(df + offsets, factor * df_sum, inside, left_out)
 
 
-def _launch(kernel, points, v, last, sums, left_out, kinds, parameters):
+def _launch(kernel, points, v, last, sums, left_out, kinds, parameters, block=None):
     """Run `kernel` on points (targets before sources) and charges v, writing `sums` or adding to them."""
     x, n = points[0], v.shape[1]
     batch, m, d = x.shape
-    block_m, warps = direct_block(kernel, d * (len(points) // 2), sum_dtype(x))
+    block_m, warps = block or direct_block(kernel, d * (len(points) // 2), sum_dtype(x))
     flags, tile_m, tile_n = left_out or (None, 1, 1)
     kernel[(batch * triton.cdiv(m, block_m),)](
         *(p.contiguous() for p in points),
@@ -195,8 +199,19 @@ def _last(v):
 def evaluate(x, y, v, kinds, parameters, potential, field):
     """`Backend.evaluate`; the kernel as in `kernels.radial`."""
     sums = outputs(x, 1, potential, field)
-    _launch(_evaluate, (x, y), v, _last(v), sums, None, kinds, parameters)
+    _launch(_evaluate, (x, y), v, _last(v), (*sums, None), None, kinds, parameters)
     return joined(x, *sums)
+
+
+def energy(z, w, kinds, parameters, field):
+    """(sum_ij w_i w_j k(z_i, z_j), (B,), potential, field) of clouds z with charges w on themselves, in one launch."""
+    batch, m, d = z.shape
+    block = whole_cloud_block(_evaluate, d, m, sum_dtype(z))
+    sums = outputs(z, 1, True, field)
+    shares = torch.empty(batch, triton.cdiv(m, block[0]), dtype=sum_dtype(w), device=w.device)
+    _launch(_evaluate, (z, z), w, _last(w), (*sums, shares), None, kinds, parameters, block)
+    value = shares[:, 0] if shares.shape[1] == 1 else shares.sum(1)
+    return value.to(w.dtype), *joined(z, *sums)
 
 
 def tangent(x, y, v, s, t, kinds, parameters):
@@ -214,4 +229,7 @@ def add_left_out(points, v, last, sums, left_out, kinds, parameters):
         last: `last_charge(v)`.
         left_out: (flags (B, tiles of targets, tiles of sources), targets a tile, sources a tile).
     """
-    _launch(_evaluate if len(points) == 2 else _tangent, points, v, last, sums, left_out, kinds, parameters)
+    if len(points) == 2:
+        _launch(_evaluate, points, v, last, (*sums, None), left_out, kinds, parameters)
+    else:
+        _launch(_tangent, points, v, last, sums, left_out, kinds, parameters)

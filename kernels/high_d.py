@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from ddeq_fast.kernels import radial
 from ddeq_fast.kernels.direct import add_left_out
-from ddeq_fast.kernels.launch import high_d_block, split
+from ddeq_fast.kernels.launch import high_d_block, joined, outputs, split
 from ddeq_fast.kernels.sources import last_charge, tile_range
 
 # Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
@@ -237,12 +237,10 @@ def _launch(sums, kernel, points, v, kinds, parameters, potential, field, precis
     tiles = triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(n, block["BLOCK_N"])
     programs = batch * tiles[0] * (triton.cdiv(d, block["BLOCK_F"]) if field else 1)
     splits = split(x, programs, tiles[1])
-    options = {"dtype": torch.float32, "device": x.device}
-    u = torch.empty(splits, batch, m, **options) if potential else None
-    f = torch.empty(splits, batch, m, d, **options) if field else None
     left_out = torch.empty(batch, *tiles, dtype=torch.int8, device=x.device)
     last = last_charge(v)
     x, y, same = _centred(x, y, v)
+    u, f = outputs(x, splits, potential, field)
     centred = (x, *(p.contiguous() for p in points[1:half]), y, *(p.contiguous() for p in points[half + 1 :]))
     kernel[(splits * programs,)](
         centred,
@@ -263,7 +261,7 @@ def _launch(sums, kernel, points, v, kinds, parameters, potential, field, precis
         enable_fp_fusion=True,
         **block,
     )
-    found = tuple(None if part is None else part[0] if splits == 1 else part.sum(0) for part in (u, f))
+    found = joined(x, u, f)
     add_left_out(points, v, last, found, (left_out, block["BLOCK_M"], block["BLOCK_N"]), kinds, parameters)
     return tuple(None if part is None else part.to(points[0].dtype) for part in found)
 

@@ -1,83 +1,90 @@
 """What launches have in common: block sizes by shape and architecture, sharing out of sources, outputs."""
 
+import json
+from pathlib import Path
+
 import torch
 import triton
 
-# (BLOCK_M targets, BLOCK_N sources, num_warps) by architecture, "other" for those not named; a table, so that no call
-# stops to tune. Low dimension: by the 32-bit registers a pair needs for its running sums (the first limit not
-# exceeded). Chosen from the machine code, see `python -m bench roofline`: fewest issue slots a pair without a spill.
-LOW_D = {
-    "evaluate": {
-        "other": {4: (64, 32, 4), 9: (64, 16, 4), 18: (32, 16, 4)},
-        "gfx942": {4: (64, 32, 2), 9: (64, 16, 2), 18: (32, 16, 2)},
-    },
-    "tangent": {
-        "other": {4: (64, 16, 4), 10: (32, 16, 4), 18: (16, 16, 4)},
-        "gfx942": {4: (64, 16, 2), 10: (32, 16, 2), 18: (16, 16, 2)},
-    },
-}
+BLOCKS_FILE = Path(__file__).with_name("blocks.json")
 
 
-# Direct sums: (BLOCK_M, num_warps) by the 32-bit registers that hold a target; a single warp sums without a barrier.
-DIRECT = {
-    "other": {
-        4: (64, 1),
-        16: (32, 1),
-        32: (16, 1),
-        64: (8, 1),
-        128: (4, 1),
-        256: (2, 1),
-        512: (1, 1),
-        1024: (1, 2),
-        4096: (1, 4),
+def load_blocks(path):
+    """Block sizes by kernel, architecture ("other" for those not named) and shape, {name: {name: {limit: block}}}.
+
+    The first limit that a shape does not exceed counts, see `low_d_block` and the others. Raises ValueError naming
+    the file if it holds anything else.
+    """
+    try:
+        tables = json.loads(Path(path).read_text(encoding="utf-8"))
+        for name, table in tables.items():
+            for sizes in (table["other"], *table.values()):
+                limits = [int(limit) for limit in sizes]
+                if limits != sorted(limits) or not all(isinstance(n, int) for block in sizes.values() for n in block):
+                    raise ValueError(f"{name}: limits must grow and blocks be integers")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no table of block sizes: {error!r}") from error
+    return {
+        name: {device: {int(limit): tuple(block) for limit, block in sizes.items()} for device, sizes in table.items()}
+        for name, table in tables.items()
     }
-}
 
 
-# High dimension: (BLOCK_M, BLOCK_N, BLOCK_D coordinates at a time, BLOCK_F components of the field, num_warps) by
-# dimension. Blocks are small for the registers that a product of float32 in three parts takes.
-HIGH_D = {
-    "evaluate": {
-        "other": {1024: (64, 32, 32, 128, 8)},
-        90: {1024: (128, 32, 16, 128, 8)},
-        100: {1024: (128, 32, 32, 128, 8)},
-        "gfx942": {1024: (64, 32, 32, 128, 4)},
-    },
-    "tangent": {
-        "other": {1024: (64, 16, 16, 64, 8)},
-        100: {1024: (64, 32, 32, 128, 8)},
-        "gfx942": {1024: (64, 32, 32, 128, 4)},
-    },
-}
+# A table, so that no call stops to tune; `python -m bench tune` rewrites it. What is there was chosen from the machine
+# code, see `python -m bench roofline`: fewest issue slots a pair without a spill.
+BLOCKS = load_blocks(BLOCKS_FILE)
 
 
 def architecture(kernel):
     """Compute capability as 10 x major + minor, or a name such as gfx942; "other" where `kernel` is interpreted."""
     compiled = isinstance(kernel, triton.JITFunction)
-    return triton.runtime.driver.active.get_current_target().arch if compiled else "other"
+    return str(triton.runtime.driver.active.get_current_target().arch) if compiled else "other"
 
 
-def _first_within(table, kernel, size):
-    sizes = table.get(architecture(kernel), table["other"])
+def _first_within(name, kernel, size):
+    sizes = BLOCKS[name].get(architecture(kernel), BLOCKS[name]["other"])
     return next(block for limit, block in sizes.items() if size <= limit)
 
 
 def low_d_block(sums, kernel, d, dtype):
-    """Block sizes of `sums`, a key of LOW_D, for the device on which `kernel` would run."""
-    return _first_within(LOW_D[sums], kernel, (d + 1) * dtype.itemsize // 4)
+    """(BLOCK_M, BLOCK_N, num_warps) of `sums`, "evaluate" or "tangent": by the 32-bit registers of a pair's sums."""
+    return _first_within(f"low_d.{sums}", kernel, (d + 1) * dtype.itemsize // 4)
 
 
 def direct_block(kernel, numbers, dtype):
-    """(BLOCK_M, num_warps) for targets of so many numbers each, at most 2048."""
-    return _first_within(DIRECT, kernel, numbers * dtype.itemsize // 4)
+    """(BLOCK_M, num_warps) for targets of so many numbers each, at most 2048, by the registers that hold a target.
+
+    A single warp sums without a barrier.
+    """
+    return _first_within("direct", kernel, numbers * dtype.itemsize // 4)
+
+
+def whole_cloud_block(kernel, numbers, m, dtype):
+    """(BLOCK_M, num_warps) that gives all m targets to one program, if 16 warps hold them; else `direct_block`.
+
+    Twice the warps that registers ask for: programs are few, and wait for memory rather than for each other.
+    """
+    block_m, warps = direct_block(kernel, numbers, dtype)
+    rows = max(block_m, triton.next_power_of_2(m))
+    needed = warps * rows // block_m
+    return (rows, min(2 * needed, 16)) if needed <= 16 else (block_m, warps)
+
+
+def nearest_block(kernel, d, dtype, width):
+    """(BLOCK_M, BLOCK_N, num_warps): by the registers of a target, above `width` coordinates of 32 numbers."""
+    return _first_within("nearest", kernel, (d if d <= width else 32) * dtype.itemsize // 4)
 
 
 def high_d_block(sums, kernel, d, precision):
-    """Launch options of `sums`, a key of HIGH_D, in dimension d; how to multiply included."""
+    """Launch options of `sums`, "evaluate" or "tangent", in dimension d; how to multiply included.
+
+    The table holds, by dimension, (BLOCK_M, BLOCK_N, BLOCK_D coordinates at a time, BLOCK_F components of the field,
+    num_warps); blocks are small for the registers that a product of float32 in three parts takes.
+    """
     device = architecture(kernel)
-    if str(device).startswith("gfx") and precision.startswith("tf32"):
+    if device.startswith("gfx") and precision.startswith("tf32"):
         precision = "tf32" if precision == "tf32" and device == "gfx942" else "ieee"
-    block_m, block_n, block_d, block_f, warps = _first_within(HIGH_D[sums], kernel, d)
+    block_m, block_n, block_d, block_f, warps = _first_within(f"high_d.{sums}", kernel, d)
     width = max(16, triton.next_power_of_2(d))
     return {
         "PRECISION": precision,

@@ -8,7 +8,7 @@ once, after the loop. Of equally near sources the first is found, whatever the b
 import torch
 import triton
 import triton.language as tl
-from ddeq_fast.kernels.launch import architecture, split, sum_dtype
+from ddeq_fast.kernels.launch import nearest_block, split, sum_dtype
 from ddeq_fast.kernels.sources import last_charge, tile_range
 
 # Up to this dimension the coordinates of targets stay in registers; above it, so many are loaded at a time.
@@ -90,13 +90,6 @@ def _nearest(
         tl.store(least + out, value, mask=rows < m)
 
 
-def _block(d, dtype):
-    """(BLOCK_M, BLOCK_N) for four warps of 32 threads: the fewest issue slots a pair without a spill."""
-    if d > WIDTH:
-        return (128, 32) if dtype == torch.float32 else (128, 16)
-    return (64, 32) if d * dtype.itemsize <= 4 * WIDTH else (64, 16)
-
-
 def nearest(x, y, mask=None):
     """Index (B, m), int64, of the source in y (B, n, d) nearest to each target in x (B, m, d).
 
@@ -104,7 +97,7 @@ def nearest(x, y, mask=None):
     """
     batch, m, d = x.shape
     n, dtype = y.shape[1], sum_dtype(x)
-    block_m, block_n = _block(d, dtype)
+    block_m, block_n, warps = nearest_block(_nearest, d, dtype, WIDTH)
     programs = batch * triton.cdiv(m, block_m)
     splits = split(x, programs, triton.cdiv(n, block_n))
     mask = None if mask is None else mask.contiguous().view(torch.uint8)
@@ -126,7 +119,7 @@ def nearest(x, y, mask=None):
         SUMS=tl.float64 if dtype == torch.float64 else tl.float32,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
-        num_warps=2 if str(architecture(_nearest)).startswith("gfx") else 4,
+        num_warps=warps,
         enable_fp_fusion=True,
     )
     return index[0] if splits == 1 else index.gather(0, least.argmin(0, keepdim=True))[0]

@@ -53,12 +53,13 @@ def pack(arrays, block_n, dtype):
     tiles = triton.cdiv(n, block_n)
     packed = torch.empty(batch, tiles, sum(widths), block_n, dtype=dtype, device=arrays[0].device)
     arrays = tuple(a.contiguous() for a in arrays)
-    _pack[(batch * tiles,)](arrays, packed, n, tiles, WIDTHS=widths, TOTAL=sum(widths), BLOCK_N=block_n, num_warps=1)
+    options = {"WIDTHS": widths, "TOTAL": sum(widths), "BLOCK_N": block_n, "num_warps": 1, "enable_fp_fusion": True}
+    _pack[(batch * tiles,)](arrays, packed, n, tiles, **options)
     return packed
 
 
 def last_charge(v):
     """(B,) int32: how many leading charges of v (B, n) there are before nothing but zeros; stays on the device."""
     last = torch.empty(len(v), dtype=torch.int32, device=v.device)
-    _last_charge[(len(v),)](v.contiguous(), last, v.shape[1], BLOCK=1024)
+    _last_charge[(len(v),)](v.contiguous(), last, v.shape[1], BLOCK=1024, enable_fp_fusion=True)
     return last

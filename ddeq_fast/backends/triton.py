@@ -95,6 +95,16 @@ class Triton:
         with torch.cuda.device_of(x):
             return sums.evaluate(x, y, v, *_lowered(kernel), potential, field, **options)
 
+    def energy(self, z: Tensor, w: Tensor, kernel: RadialKernel, field: bool):
+        """See `Backend`: for few particles value, potential and field are one launch."""
+        from ddeq_fast.kernels import direct
+
+        if z.shape[1] > direct.FEW_SOURCES:
+            u, f = self.evaluate(z, z, w, kernel, True, field)
+            return (w * u).sum(-1), u, f
+        with torch.cuda.device_of(z):
+            return direct.energy(z, w, *_lowered(kernel), field)
+
     def tangent(self, x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
         """See `Backend.tangent`."""
         sums, options = self._sums(x, y)

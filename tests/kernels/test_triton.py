@@ -256,22 +256,6 @@ def test_only_tiles_with_near_pairs_are_left_out(device, cloud, monkeypatch):
     assert flags[1][1].any()
 
 
-@TWO_KERNELS
-@pytest.mark.parametrize("backend, tolerance", [("triton-tf32", 2e-3), ("triton-bf16", 2e-2)])
-def test_lower_precision(backend, tolerance, kernel, device, cloud):
-    if backend == "triton-bf16" and device == "cpu":
-        with pytest.raises(ValueError, match=r"^backend 'triton-bf16' cannot run this: bf16 needs a tensor on a GPU"):
-            potential(cloud(3, 19), cloud(MANY, 19), None, kernel, backend=backend)
-        return
-    x, y, v = cloud(1, 9, 19).float(), cloud(1, MANY, 19).float(), cloud(1, MANY).float()
-    assert_reference(x, y, v, kernel, device, tolerance, backend)
-
-
-def test_unknown_precision():
-    with pytest.raises(ValueError, match=r"^precision must be one of bf16, tf32, tf32x3; got 'fp8'$"):
-        triton.Triton("fp8")
-
-
 # Derivatives
 
 
