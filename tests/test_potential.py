@@ -154,8 +154,10 @@ def test_first_and_second_derivatives(function, kernel, cloud):
 
 
 @pytest.mark.parametrize("function", [potential, field])
-def test_derivatives_of_a_cloud_against_itself(function, kernel, cloud):
-    inputs = (cloud(4, 2, grad=True), cloud(4).requires_grad_())
+@pytest.mark.parametrize("d", [2, 9])
+def test_derivatives_of_a_cloud_against_itself(function, d, kernel, cloud):
+    n = 4 if d == 2 else 2
+    inputs = (cloud(n, d, grad=True), cloud(n).requires_grad_())
     assert gradcheck(lambda x, v: function(x, x, v, kernel), inputs)
     assert gradgradcheck(lambda x, v: function(x, x, v, kernel), inputs, atol=1e-4)
 

@@ -85,19 +85,22 @@ class _Products:
     """Squared distances q (B, m, n) of a tile by a matrix product, and its near pairs from their differences.
 
     `mass` (B, n) is zero where a source has no influence: padding, which may lie anywhere and is moved to the centre.
+    If `forces`, pairs of a point with itself do not matter beyond their distance: of a cloud on itself they are many.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, mass: Tensor):
+    def __init__(self, x: Tensor, y: Tensor, mass: Tensor, *, forces: bool):
         centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
         self.x, self.y = x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
         size = torch.linalg.vecdot(self.x, self.x)[:, :, None] + torch.linalg.vecdot(self.y, self.y)[:, None]
         self.q = torch.baddbmm(size, self.x, self.y.mT, alpha=-2)
         self.close = self.q <= size.mul_(NEAR)
-        if x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride():
-            # A cloud on itself: of pairs of a point with itself all is known.
-            for matrix in (self.q, self.close):
-                matrix.diagonal(dim1=1, dim2=2).zero_()
+        itself = forces and x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride()
+        if itself:
+            self.q.diagonal(dim1=1, dim2=2).zero_()
+            self.close.diagonal(dim1=1, dim2=2).fill_(False)
         self.pairs = self.close.nonzero()
+        if itself:
+            self.close.diagonal(dim1=1, dim2=2).fill_(True)
         for b, i, j in self.near():
             d = self.x[b, i] - self.y[b, j]
             self.q[b, i, j] = torch.linalg.vecdot(d, d)
@@ -118,7 +121,7 @@ def _add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
 
 def _evaluate_high(kernel, potential, field, targets, sources):
     (x,), (y, v) = targets, sources
-    tile = _Products(x, y, v.abs())
+    tile = _Products(x, y, v.abs(), forces=True)
     u = torch.matmul(kernel.k(tile.q), v[..., None]).squeeze(-1) if potential else None
     if not field:
         return u, None
@@ -133,7 +136,7 @@ def _evaluate_high(kernel, potential, field, targets, sources):
 
 def _tangent_high(kernel, targets, sources):
     (x, s), (y, v, t) = targets, sources
-    tile = _Products(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]))
+    tile = _Products(x, y, v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None]), forces=False)
     x, y = tile.x, tile.y
     # <d, s_i - t_j> from four products: no (m, n, d) array.
     along = torch.baddbmm(torch.linalg.vecdot(x, s)[:, :, None] + torch.linalg.vecdot(y, t)[:, None], s, y.mT, alpha=-1)
