@@ -12,6 +12,8 @@ from torch import Tensor
 from ddeq_fast.clouds import PointClouds, pad
 from ddeq_fast.validation import check_integer
 
+_WINDOW = 16  # batches that are sorted by size together: more waste less, fewer mix better
+
 
 class Batch(NamedTuple):
     """clouds: `PointClouds` of B clouds; labels: (B,) int64; indices: (B,), their places in the split."""
@@ -46,16 +48,35 @@ class Split:
         clouds = pad([self.points[i] for i in places], [self.weights[i] for i in places])
         return Batch(clouds, self.labels[indices], indices)
 
-    def order(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> tuple[Tensor, ...]:
-        """Indices of the batches of one epoch: shuffled by (seed, epoch) alone, or in file order if seed is None."""
-        check_integer("batch_size", batch_size)
-        if seed is None:
-            return torch.arange(len(self)).split(batch_size)
-        return torch.randperm(len(self), generator=generator(seed, epoch)).split(batch_size)
+    def order(
+        self, batch_size: int, seed: int | None = None, epoch: int = 0, by_length: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Indices of the batches of one epoch: shuffled by (seed, epoch) alone, or in file order if seed is None.
 
-    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, in that order; the last may be smaller."""
-        return map(self.batch, self.order(batch_size, seed, epoch))
+        Args:
+            batch_size: clouds a batch; all but one batch are full.
+            seed, epoch: of the order.
+            by_length: clouds of similar size together, so that little is padded: the shuffled clouds are sorted by
+                size inside windows of 16 batches, and the batches then shuffled; all are sorted if seed is None. Where
+                size tells of the label, batches are less mixed than without.
+        """
+        check_integer("batch_size", batch_size)
+        draw = None if seed is None else generator(seed, epoch)
+        order = torch.arange(len(self)) if draw is None else torch.randperm(len(self), generator=draw)
+        if not by_length:
+            return order.split(batch_size)
+        sizes = torch.tensor([len(self.points[i]) for i in order.tolist()])
+        if draw is None:
+            return order[sizes.argsort(stable=True)].split(batch_size)
+        windows = zip(order.split(_WINDOW * batch_size), sizes.split(_WINDOW * batch_size), strict=True)
+        batches = [batch for part, size in windows for batch in part[size.argsort(stable=True)].split(batch_size)]
+        return tuple(batches[i] for i in torch.randperm(len(batches), generator=draw).tolist())
+
+    def batches(
+        self, batch_size: int, seed: int | None = None, epoch: int = 0, by_length: bool = False
+    ) -> Iterator[Batch]:
+        """The batches of one epoch, in that order; one may be smaller."""
+        return map(self.batch, self.order(batch_size, seed, epoch, by_length))
 
 
 @dataclass(frozen=True)
