@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "data": ["scikit-learn>=1.3"],
+    "data": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60"],
     "train": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60", "matplotlib>=3.7"],
     "plots": ["matplotlib>=3.7"],
     "triton": ["triton>=3.4; platform_system == 'Linux'"],
