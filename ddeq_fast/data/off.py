@@ -96,9 +96,10 @@ class _Reader:
             table = parse_table(self.lines[body[0] - 1 : body[-1]], self.path, dtype=np.int64)
         except ValueError:  # polygons of several sizes, or colours behind the corners
             table = np.empty((0, 0))
-        corners = table[:, 1:]
-        if table.shape[1] == 4 and (table[:, 0] == 3).all() and corners.min() >= 0 and corners.max() < vertices:
-            return corners
+        size, corners = table.shape[1] - 1, table[:, 1:]
+        if size > 0 and (table[:, 0] == size).all() and corners.min() >= 0 and corners.max() < vertices:
+            cuts = [[0, i, i + 1] for i in range(1, size - 1)]
+            return corners[:, np.array(cuts, np.int64).reshape(-1, 3)].reshape(-1, 3)
         fans = [self._fan(number, vertices) for number in body]
         return np.array([triangle for fan in fans for triangle in fan], np.int64).reshape(-1, 3)
 

@@ -115,6 +115,10 @@ def test_off_polygons_colours_points_and_edges(write):
     assert read_mesh(write("none.off", "OFF\n8 0 0\n" + CUBE)).triangles.shape == (0, 3)
     only = read_mesh(write("triangles.off", "OFF\n8 2 0\n" + CUBE + "3 0 1 2\n3 5 6 7\n"))
     assert only.triangles.tolist() == [[0, 1, 2], [5, 6, 7]]
+    squares = read_mesh(write("squares.off", "OFF\n8 2 0\n" + CUBE + "4 0 1 2 3\n4 7 6 5 4\n"))
+    assert squares.triangles.tolist() == [[0, 1, 2], [0, 2, 3], [7, 6, 5], [7, 5, 4]]
+    edges = read_mesh(write("edges.off", "OFF\n8 2 0\n" + CUBE + "2 0 1\n2 7 6\n"))
+    assert edges.triangles.shape == (0, 3)
 
 
 TEXT = rows(POINTS).splitlines(keepends=True)
