@@ -128,14 +128,14 @@ def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
 
     import torch
 
-    from ddeq_fast import data, training
+    from ddeq_fast import training
 
     config = training.read_config(run)
     torch.set_num_threads(config.threads)
     where = training.choose_device(device)
-    dataset = data.load(config.data, intensity=config.intensity)
+    dataset = config.load()
     model = training.load_model(run, checkpoint, dataset).to(where)
-    metrics = training.evaluate(model, dataset.test, where)
+    metrics = training.evaluate(training.make(config), model, dataset.test, where)
     if json:
         print(dumps({"run": str(run), "checkpoint": checkpoint, **metrics}))
     else:

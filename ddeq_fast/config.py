@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ddeq_fast import backwards, data, solvers
-from ddeq_fast.models import Classifier
+from ddeq_fast.data.partial import REMOVALS, Clusters, Fraction
+from ddeq_fast.data.pixels import INTENSITIES
+from ddeq_fast.models import Classifier, Completer
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.validation import check_choice, check_integer, check_number
 
@@ -21,9 +23,21 @@ def _option(default, text: str, low=None, high=None):
 class Config:
     """What a run does; everything that its results depend on besides the code and the machine."""
 
+    task: str = _option("classify", "classify clouds, or complete them from a part")
     data: str = _option("digits", "data set")
-    intensity: str = _option("coordinate", "brightness of a pixel: third coordinate, or weight of its point")
+    root: str = _option("", "folder of the data's files, where they are not found by themselves")
+    intensity: str = _option("coordinate", "brightness of a pixel: third coordinate, weight of its point, or none")
+    max_points: int = _option(0, "cut larger clouds to so many points, drawn at random; 0 cuts none", low=0)
     jitter: float = _option(0.1, "random turns, shears, scalings and shifts of training clouds", low=0.0)
+    remove: str = _option("clusters", "what a partial cloud lacks: clusters, or a random fraction")
+    clusters: int = _option(2, "clusters removed", low=1)
+    radius: float = _option(0.6, "radius of a removed cluster", low=1e-12)
+    fraction: float = _option(0.3, "random fraction removed", low=1e-12, high=1.0)
+    growth: float = _option(1.275, "points of a completed cloud for each observed one", low=1.001)
+    entropy: float = _option(
+        0.0, "weight of the entropy of the points that complete a cloud, which spreads them", low=0.0
+    )
+    bandwidth: float = _option(1.0, "bandwidth of the density in that entropy", low=1e-12)
     dim_z: int = _option(64, "dimension of the latent particles", low=1)
     particles: int = _option(10, "latent particles", low=1)
     heads: int = _option(8, "attention heads", low=1)
@@ -34,11 +48,15 @@ class Config:
     solver: str = _option("auto", "solver of the equilibrium")
     tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
     max_steps: int = _option(60, "most steps of the solver", low=1)
+    flow_lr: float = _option(1.0, "step size of the solver flow", low=1e-12)
     backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
     jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
     epochs: int = _option(40, "passes over the training clouds", low=1)
     batch_size: int = _option(64, "clouds a step", low=1)
-    lr: float = _option(3e-3, "largest learning rate of AdamW; cosine decay to zero", low=1e-12)
+    lr: float = _option(3e-3, "largest learning rate of AdamW", low=1e-12)
+    schedule: str = _option("cosine", "decay of the learning rate: cosine to zero, or in steps")
+    step_epochs: int = _option(2, "epochs a step of that schedule", low=1)
+    step_factor: float = _option(0.2, "factor of each", low=1e-12, high=1.0)
     warmup: int = _option(50, "steps of linear growth of the learning rate", low=0)
     weight_decay: float = _option(0.01, "weight decay of AdamW", low=0.0)
     clip: float = _option(1.0, "largest norm of the gradient", low=1e-12)
@@ -58,8 +76,11 @@ class Config:
                 object.__setattr__(self, item.name, check_number(item.name, value, low=low, closed=True, **bounds))
             elif not isinstance(value, str):
                 raise TypeError(f"{item.name} must be a string, got {type(value).__name__}")
+        check_choice("task", self.task, ("classify", "complete"))
         check_choice("data", self.data, data.names())
-        check_choice("intensity", self.intensity, ("coordinate", "weight"))
+        check_choice("intensity", self.intensity, INTENSITIES)
+        check_choice("remove", self.remove, REMOVALS)
+        check_choice("schedule", self.schedule, ("cosine", "step"))
         check_choice("solver", self.solver, solvers.names())
         check_choice("backward", self.backward, backwards.BACKWARDS)
         if self.dim_z % self.heads:
@@ -83,8 +104,18 @@ class Config:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{source}: {error}") from error
 
-    def build(self, dim_x: int, classes: int) -> Classifier:
-        """The classifier of these settings with fresh weights, drawn from torch's global generator."""
+    def load(self) -> data.Dataset:
+        """The data set of these settings."""
+        return data.load(
+            self.data, root=self.root or None, intensity=self.intensity, max_points=self.max_points or None
+        )
+
+    def removal(self) -> Clusters | Fraction:
+        """What makes clouds partial."""
+        return Clusters(self.clusters, self.radius) if self.remove == "clusters" else Fraction(self.fraction)
+
+    def build(self, dim_x: int, classes: int) -> Classifier | Completer:
+        """The model of these settings with fresh weights, drawn from torch's global generator."""
         transport = TransportMap(
             self.dim_z,
             dim_x,
@@ -96,12 +127,8 @@ class Config:
             dropout=self.dropout,
         )
         steps = {"max_steps": self.max_steps}
-        options = {"anderson": steps} if self.solver == "auto" else steps
-        return Classifier(
-            classes,
-            transport,
-            num_particles=self.particles,
-            solver=solvers.make(self.solver, tol=self.tol, **options),
-            backward=self.backward,
-            seed=self.seed,
-        )
+        options = {"auto": {"anderson": steps}, "flow": {"lr": self.flow_lr, **steps}}.get(self.solver, steps)
+        parts = {"solver": solvers.make(self.solver, tol=self.tol, **options), "backward": self.backward}
+        if self.task == "complete":
+            return Completer(transport, self.growth, **parts)
+        return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)

@@ -186,13 +186,13 @@ def _gmres(transpose: Callable, g0: Tensor, options: ImplicitFunction):
 _METHODS = {"fixed_point": _fixed_point, "anderson": _anderson, "gmres": _gmres}
 
 
-def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05) -> Tensor:
+def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction: Tensor | None = None) -> Tensor:
     """Mean squared singular value of J = dF/dZ at the detached cloud z (B, n, d), |J|_F^2 / (n d), estimated: (B,).
 
     As a penalty it keeps F contractive at its fixed points, and solves short (Bai et al. 2021, Stabilizing equilibrium
-    models by Jacobian regularization). Hutchinson's estimate with one normal direction for each sample, from torch's
-    global generator, by a finite difference of length `step` per coordinate: the attention kernels have no second
-    derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
+    models by Jacobian regularization). Hutchinson's estimate with one normal direction for each sample, given or drawn
+    from torch's global generator, by a finite difference of length `step` per coordinate: the attention kernels have no
+    second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
     """
     check_number("step", step)
     z = z.detach()
@@ -201,6 +201,6 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05) -> Tensor
         moving &= problem.weights[..., None] > 0
     if problem.frozen is not None:
         moving &= ~problem.frozen.reshape(moving.shape)
-    direction = torch.randn_like(z) * moving
+    direction = (torch.randn_like(z) if direction is None else direction) * moving
     change = (problem.image(z + step * direction) - problem.image(z)) / step * moving
     return change.square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)

@@ -190,23 +190,18 @@ class Completer(nn.Module):
         self.lift = Lift((transport.dim_x, *widths, transport.dim_z))
         self.ddeq = DDEQ(transport, None, **options)
 
-    def missing(self, weights: Tensor) -> Tensor:
-        """How many points the completion of a cloud with these weights (B, m) adds, (B,): at least one."""
-        count = (weights > 0).sum(1)
-        return ((self.growth * count.double() + 1e-9).long() - count).clamp_min(1)
-
     def sow(self, x: Tensor, weights: Tensor | None = None, noise: Tensor | None = None) -> PointClouds:
-        """Random points for the completion to start from, `missing` ones a cloud, of weight one.
+        """Random points for the completion to start from, `missing_points` a cloud, of weight one.
 
         They are normal, with the mean and the deviation that each coordinate has over the points of the cloud.
 
         Args:
             x, weights: partial clouds, as in `forward`.
-            noise: (B, n, dim_x), standard normal, as many points as the cloud that misses most, or more; drawn if None.
+            noise: (B, n, dim_x), standard normal, n at least what the cloud that misses most needs; drawn if None.
         """
         check_cloud("x", x)
         present = check_weights("x", weights, None, x) > 0
-        missing, count = self.missing(present), present.sum(1)[:, None, None]
+        missing, count = missing_points(present, self.growth), present.sum(1)[:, None, None]
         n = int(missing.max())
         if noise is None:
             noise = torch.randn(len(x), n, x.shape[2], dtype=x.dtype, device=x.device)
@@ -215,21 +210,29 @@ class Completer(nn.Module):
         x = torch.where(present[..., None], x, 0)
         mean = x.sum(1, keepdim=True) / count
         variance = (torch.where(present[..., None], x - mean, 0)).square().sum(1, keepdim=True) / count
-        new = torch.arange(n, device=x.device) < missing[:, None]
-        return PointClouds((mean + variance.sqrt() * noise[:, :n]) * new[..., None], new.to(x.dtype))
+        new = torch.arange(noise.shape[1], device=x.device) < missing[:, None]
+        return PointClouds((mean + variance.sqrt() * noise) * new[..., None], new.to(x.dtype))
 
-    def forward(self, x: Tensor, weights: Tensor | None = None, *, seeds: PointClouds | None = None) -> Completion:
+    def forward(
+        self,
+        x: Tensor,
+        weights: Tensor | None = None,
+        *,
+        seeds: PointClouds | None = None,
+        noise: Tensor | None = None,
+    ) -> Completion:
         """Complete clouds.
 
         Args:
             x: partial clouds (B, m, dim_x).
             weights: (B, m), nonnegative, zero for padding; ones if None.
-            seeds: start points (B, n, dim_x) and weights, `sow(x, weights)` if None.
+            seeds: start points (B, n, dim_x) and weights, `sow(x, weights, noise)` if None.
+            noise: see `sow`.
 
         Raises:
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
-        seeds = self.sow(x, weights) if seeds is None else seeds
+        seeds = self.sow(x, weights, noise) if seeds is None else seeds
         check_cloud("x", x)
         check_cloud("seeds", seeds.points, like=("x", x))
         new = check_weights("seeds", seeds.weights, None, seeds.points)
@@ -243,3 +246,9 @@ class Completer(nn.Module):
 
     def _lifted(self, points, weights):
         return PointClouds(torch.where((weights > 0)[..., None], self.lift(points), 0), weights)
+
+
+def missing_points(weights: Tensor, growth: float) -> Tensor:
+    """How many points completion adds to clouds with weights (B, m): growth n - n, rounded down, one at least; (B,)."""
+    count = (weights > 0).sum(1)
+    return ((growth * count.double() + 1e-9).long() - count).clamp_min(1)

@@ -6,13 +6,18 @@ from torch import Tensor
 
 
 def select(tree, index: Tensor):
-    """`tree` with the batch axis of every tensor indexed; tuples, named tuples, lists and dicts are walked."""
+    """`tree` with the batch axis of every tensor indexed."""
+    return apply(lambda tensor: tensor[index], tree)
+
+
+def apply(function, tree):
+    """`tree` with function(tensor) for every tensor; tuples, named tuples, lists and dicts are walked."""
     if isinstance(tree, Tensor):
-        return tree[index]
+        return function(tree)
     if isinstance(tree, dict):
-        return {key: select(value, index) for key, value in tree.items()}
+        return {key: apply(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(select(value, index) for value in tree))
+        return type(tree)(*(apply(function, value) for value in tree))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(select(value, index) for value in tree)
+        return type(tree)(apply(function, value) for value in tree)
     return tree

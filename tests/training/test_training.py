@@ -119,16 +119,17 @@ def test_a_model_is_loaded_as_it_was_evaluated(rings, small, tmp_path):
     result = trainer.fit(progress=False)
     model = training.load_model(tmp_path / "run", "last", rings)
     assert not model.training
-    metrics = training.evaluate(model, rings.test, torch.device("cpu"))
-    assert {"split": "test", **metrics} == result
-    best = training.evaluate(training.load_model(tmp_path / "run", "best", rings), rings.test, torch.device("cpu"))
+    task, cpu = trainer.task, torch.device("cpu")
+    assert {"split": "test", **training.evaluate(task, model, rings.test, cpu)} == result
+    best = training.evaluate(task, training.load_model(tmp_path / "run", "best", rings), rings.test, cpu)
     assert best["accuracy"] == trainer.best
 
 
 def test_evaluation_does_not_depend_on_the_batches(rings, small, tmp_path):
     trainer = Trainer(small(epochs=5), tmp_path / "run", rings)
     trainer.fit(progress=False)
-    one, other = (training.evaluate(trainer.model, rings.test, torch.device("cpu"), size) for size in (3, 20))
+    arguments = trainer.task, trainer.model, rings.test, torch.device("cpu")
+    one, other = (training.evaluate(*arguments, batch_size=size) for size in (3, 20))
     for key in ("loss", "accuracy", "converged"):  # residuals below the tolerance are left to rounding
         assert one[key] == pytest.approx(other[key], rel=1e-3), key
 

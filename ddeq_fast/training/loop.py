@@ -1,0 +1,338 @@
+"""The loop: every step depends on (config, step) and the state before it alone.
+
+That is what makes `resume` exact: the order of the clouds, jitter, dropout and all else that is random are drawn from
+generators seeded by the step's number, so that nothing but weights and optimizer state needs to be saved. It also makes
+several processes agree: each draws for the whole batch and takes its share.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ddeq_fast import checkpoints, data, tree
+from ddeq_fast.config import Config
+from ddeq_fast.data.augment import jitter
+from ddeq_fast.data.dataset import Batch, Split, generator
+from ddeq_fast.implicit import jacobian_norm
+from ddeq_fast.optional import require
+from ddeq_fast.solvers import ConvergenceWarning
+from ddeq_fast.training import tasks
+from ddeq_fast.training.processes import Processes, local_device
+from ddeq_fast.training.run import BEST, CONFIG, LAST, METRICS, line, read_config, read_metrics
+
+_WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the run is saved up to the last whole step."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+class Trainer:
+    """One run in one folder: config.json, metrics.jsonl, last.safetensors and best.safetensors.
+
+    In a job of several processes (torchrun) each has its trainer, takes its share of every batch, and averages
+    gradients with the others; the first one alone writes.
+
+    Args:
+        config: settings of a new run.
+        folder: where it is kept; created.
+        dataset: the data, loaded by name if None.
+        build: makes another model than that of the settings, called as build(config, dataset).
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None
+    ):
+        folder = Path(folder)
+        if (folder / CONFIG).exists():
+            raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --run")
+        self._build(config, folder, dataset, build)
+        self.processes.gather(None)  # nobody writes before all have looked
+        if self.processes.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_atomically(folder / CONFIG, config.to_json().encode())
+            checkpoints.write_atomically(folder / METRICS, b"")
+        self.save(LAST)
+
+    @classmethod
+    def resume(cls, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None) -> Trainer:
+        """The run of `folder` where its last checkpoint left it; dataset and build as for a new one.
+
+        Raises FileNotFoundError if there is none, ValueError naming the file if one is damaged.
+        """
+        folder, trainer = Path(folder), cls.__new__(cls)
+        trainer._build(read_config(folder), folder, dataset, build)
+        tensors, info = checkpoints.load(folder / LAST)
+        checkpoints.unpack_model(tensors, trainer.model, folder / LAST)
+        checkpoints.unpack_optimizer(tensors, trainer.model, trainer.optimizer)
+        trainer.step, trainer.best, trainer.seconds = info["step"], info["best"], info["seconds"]
+        # Lines written after the checkpoint are about to be written again.
+        kept = [entry for entry in read_metrics(folder) if entry["step"] <= trainer.step]
+        trainer.processes.gather(None)
+        if trainer.processes.main:
+            checkpoints.write_atomically(folder / METRICS, "".join(map(line, kept)).encode())
+        return trainer
+
+    def _build(self, config, folder, dataset, build):
+        self.config, self.folder, self.task = config, folder, tasks.make(config)
+        self.device = choose_device(local_device(config.device))
+        self.processes = Processes.join(self.device)
+        self.dataset = config.load() if dataset is None else dataset
+        with self._randomness(_WEIGHTS):
+            if build is None:
+                self.model = config.build(self.dataset.dim, self.dataset.classes)
+            else:
+                self.model = build(config, self.dataset)
+        self.model = self.model.to(self.device)
+        self.parallel = self.processes.wrap(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.steps_per_epoch = math.ceil(len(self.dataset.train) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.step, self.best, self.seconds = 0, None, 0.0
+        self._writer = None
+
+    @contextmanager
+    def _randomness(self, *stream: int):
+        """Torch's global generators seeded by (seed, stream), and put back afterwards."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(generator(self.config.seed, *stream).initial_seed())
+            yield
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint of the present state to the run's folder."""
+        if not self.processes.main:
+            return
+        info = {"step": self.step, "best": self.best, "seconds": self.seconds}
+        checkpoints.save(self.folder / name, checkpoints.pack(self.model, self.optimizer), info)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear growth over `warmup` steps, and half a cosine down to zero or steps down."""
+        config = self.config
+        grown = min(1.0, (step + 1) / (config.warmup + 1))
+        if config.schedule == "step":
+            return config.lr * grown * config.step_factor ** (step // self.steps_per_epoch // config.step_epochs)
+        return config.lr * grown * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+
+    def train_step(self, batch: Batch) -> dict:
+        """One optimizer step on a batch, or on this process's share of it; returns the metrics of the whole."""
+        self.model.train()
+        total = len(batch.indices)
+        rows = self.processes.share(total)
+        mine = len(rows)
+        # A process without samples computes on one that does not count: the others wait for its gradients.
+        inputs = tree.select(self.task.inputs(batch, self.step), rows if mine else torch.tensor([0]))
+        inputs = tree.apply(lambda t: t.to(self.device), inputs)
+        with self._randomness(_STEP, self.step), _convergence_in_metrics():
+            out = self.task.run(self.parallel, inputs)
+            loss = self.task.loss(out, inputs)
+            objective = loss
+            if self.config.jacobian > 0:
+                norm = self._jacobian(out.equilibrium, total, rows)
+                objective = loss + self.config.jacobian * norm
+        if not torch.isfinite(objective):
+            raise FloatingPointError(f"loss is {objective.item()} at step {self.step}: try a smaller lr")
+        # Processes average their gradients; the batch's is the mean over samples.
+        objective = objective * (mine * self.processes.size / total)
+        lr = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        objective.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            metrics = {"loss": float(loss.detach()), **self.task.metrics(out, inputs)}
+        if self.config.jacobian > 0:
+            metrics["jacobian"] = float(norm.detach())
+        return {"split": "train", **_mean(self.processes.gather((mine, metrics))), "lr": lr}
+
+    def _jacobian(self, equilibrium, total: int, rows) -> torch.Tensor:
+        """The penalty, with the directions that one process would draw for the whole batch."""
+        direction, particles = None, equilibrium.particles
+        if self.processes.size > 1:
+            shape = (total, *particles.shape[1:])
+            direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows if len(rows) else [0]]
+        return jacobian_norm(equilibrium.problem, particles, direction=direction).mean()
+
+    def batches(self):
+        """Batches from the present step to the end of its epoch."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        order = self.dataset.train.order(self.config.batch_size, self.config.seed, epoch)
+        for place, indices in enumerate(order[done:], start=done):
+            batch = self.dataset.train.batch(indices)
+            if self.config.jitter > 0:
+                randomness = generator(self.config.seed, _JITTER, epoch, place)
+                batch = batch._replace(clouds=jitter(batch.clouds, self.config.jitter, randomness))
+            yield batch
+
+    def fit(self, progress: bool = True, tensorboard: bool = False) -> dict:
+        """Train to the end; returns the metrics of the last evaluation.
+
+        Ctrl-C (or SIGTERM) ends the step at hand, saves, and raises `Interrupted`; a second Ctrl-C does not wait.
+
+        Args:
+            progress: show a bar and a line an evaluation.
+            tensorboard: write metrics for TensorBoard to the run folder too; raises ImportError if it is not installed.
+        """
+        config, result, main = self.config, None, self.processes.main
+        if tensorboard:
+            self._writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
+        bar = require("tqdm", "train").tqdm(
+            total=self.total_steps, initial=self.step, disable=not (progress and main), unit="step", file=sys.stderr
+        )
+        with _stop_on_signal() as stopped, bar:
+            stop = False
+            while self.step < self.total_steps and not stop:
+                for batch in self.batches():
+                    metrics = self._timed(self.train_step, batch)
+                    self._log(metrics)
+                    bar.update()
+                    bar.set_postfix_str(brief(metrics))
+                    stop = any(self.processes.gather(stopped.is_set()))
+                    if stop:
+                        break
+                epoch, rest = divmod(self.step, self.steps_per_epoch)
+                finished = self.step == self.total_steps
+                if rest == 0 and (finished or epoch % config.eval_every == 0):
+                    result = self._timed(self.evaluate)
+                    self._log(result)
+                    if progress and main:
+                        bar.write(f"epoch {epoch:3d}  {brief(result)}", file=sys.stderr)
+                    if self.best is None or self.task.better(result, self.best):
+                        self.best = result[self.task.score]
+                        self.save(BEST)
+                if stop or finished or (rest == 0 and epoch % config.save_every == 0):
+                    self.save(LAST)
+        if self.step < self.total_steps:
+            raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; saved in {self.folder}")
+        return result or [m for m in read_metrics(self.folder) if m["split"] == "test"][-1]
+
+    def evaluate(self) -> dict:
+        """Metrics of the model on the test split."""
+        return {"split": "test", **evaluate(self.task, self.model, self.dataset.test, self.device, self.processes)}
+
+    def _timed(self, work, *arguments):
+        """The result of `work`, its time added to that of the run."""
+        started = time.perf_counter()
+        result = work(*arguments)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _log(self, metrics: dict) -> None:
+        if not self.processes.main:
+            return
+        entry = {"step": self.step, "seconds": round(self.seconds, 3), **metrics}
+        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
+            file.write(line(entry))
+        if self._writer is not None:
+            for key in metrics.keys() - {"split"}:
+                self._writer.add_scalar(f"{key}/{metrics['split']}", metrics[key], self.step)
+
+
+@torch.no_grad()
+def evaluate(
+    task: tasks.Task,
+    model: nn.Module,
+    split: Split,
+    device: torch.device,
+    processes: Processes | None = None,
+    batch_size: int = 256,
+) -> dict:
+    """Loss and metrics of a model over a whole split, in evaluation mode; processes share the batches."""
+    model.eval()
+    parts, processes = [], processes or Processes()
+    order = split.order(batch_size)
+    for number in processes.share(len(order)).tolist():
+        batch = split.batch(order[number])
+        inputs = tree.apply(lambda t: t.to(device), task.inputs(batch, None))
+        with _convergence_in_metrics():
+            out = task.run(model, inputs)
+        parts.append((len(batch.indices), {"loss": float(task.loss(out, inputs)), **task.metrics(out, inputs)}))
+    return _mean([part for some in processes.gather(parts) for part in some])
+
+
+def _mean(parts: list[tuple[int, dict]]) -> dict:
+    """Means over samples of the metrics of (samples, metrics), largest values of those named worst_..."""
+    parts = [(n, part) for n, part in parts if n]
+    total = sum(n for n, _ in parts)
+    return {
+        key: max(part[key] for _, part in parts)
+        if key.startswith("worst_")
+        else sum(n * part[key] for n, part in parts) / total
+        for key in parts[0][1]
+    }
+
+
+@contextmanager
+def _convergence_in_metrics():
+    """No warnings of samples above the tolerance: metrics count them, and a warning a step would hide the rest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+_SHORT = {
+    "loss": "loss {:.3f}",
+    "accuracy": "accuracy {:.2%}",
+    "chamfer": "Chamfer {:.4f}",
+    "mmd": "MMD^2 {:.5f}",
+    "evaluations": "evaluations {:.1f}",
+    "worst_residual": "residual {:.1e}",
+}
+
+
+def brief(metrics: dict) -> str:
+    """The metrics in one line for people; residuals are MMD(Z, F(Z)) relative to the start."""
+    words = [text.format(metrics[key]) for key, text in _SHORT.items() if key in metrics]
+    return f"{metrics['split']}: {'  '.join(words)}"
+
+
+@contextmanager
+def _stop_on_signal():
+    """An event that SIGINT and SIGTERM set, once; the handlers before are back after that, and at the end."""
+    stopped, before = threading.Event(), {}
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        before.clear()
+
+    def stop(number, frame):
+        stopped.set()
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        restore()

@@ -1,0 +1,61 @@
+"""The processes of a job started by torchrun, one a GPU or CPU share; a plain start is a job of one process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+# A process that neither answers nor dies ends the job after this time.
+TIMEOUT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process is number `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> Processes:
+        """Meet the other processes that torchrun started, over nccl for GPUs and gloo for CPUs."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not distributed.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            options = {"device_id": device} if device.type == "cuda" else {}
+            distributed.init_process_group(backend, timeout=TIMEOUT, **options)
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes files and talks to the user."""
+        return self.rank == 0
+
+    def share(self, n: int) -> Tensor:
+        """Which of n samples are this process's, (m,); some process may have none."""
+        return torch.arange(self.rank, n, self.size)
+
+    def gather(self, item) -> list:
+        """The items of all processes, in their order."""
+        if self.size == 1:
+            return [item]
+        items = [None] * self.size
+        distributed.all_gather_object(items, item)
+        return items
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward averages gradients over the processes."""
+        return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
+
+
+def local_device(name: str) -> str:
+    """The device for this process: "cuda" and "auto" mean a GPU of its own."""
+    index = os.environ.get("LOCAL_RANK")
+    if index is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{index}"
+    return name
