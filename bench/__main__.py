@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer", "micro", "roofline", "gpu")
+COMMANDS = ("layer", "micro", "large", "calibrate", "roofline", "tune", "gpu")
 
 
 def _summary(name: str) -> str:

@@ -7,9 +7,11 @@ main loop are counted; the slowest of the units that execute them sets the bound
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,20 +56,22 @@ class Case:
     field: bool = True
     dtype: torch.dtype = torch.float32
 
-    def launch(self) -> None:
-        """Call the launcher with tensors that have no values."""
+    def call(self, device: str = "meta", batch: int = 2) -> Callable:
+        """A function without arguments that calls the launcher; on device "meta" with tensors that have no values."""
         from ddeq_fast.kernels import radial
 
-        module = importlib.import_module(f"ddeq_fast.kernels.{self.module}")
-        x, v = (torch.empty(shape, dtype=self.dtype, device="meta") for shape in ((2, self.n, self.d), (2, self.n)))
+        def draw(*shape):
+            return torch.randn(batch, self.n, *shape, dtype=self.dtype, device=device)
+
         kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
         arguments = {
-            "evaluate": (x, x, v, *kernel, self.potential, self.field),
-            "energy": (x, v, *kernel, self.field),
-            "tangent": (x, x, v, x, x, *kernel),
-            "nearest": (x, x),
+            "evaluate": lambda: (draw(self.d), draw(self.d), draw(), *kernel, self.potential, self.field),
+            "energy": lambda: (draw(self.d), draw(), *kernel, self.field),
+            "tangent": lambda: (draw(self.d), draw(self.d), draw(), draw(self.d), draw(self.d), *kernel),
+            "nearest": lambda: (draw(self.d), draw(self.d)),
         }
-        getattr(module, self.sums)(*arguments[self.sums])
+        launcher = getattr(importlib.import_module(f"ddeq_fast.kernels.{self.module}"), self.sums)
+        return functools.partial(launcher, *arguments[self.sums]())
 
 
 CASES = {
@@ -120,7 +124,7 @@ def bounds(loop: sass.Loop, pairs: float, target: str) -> dict[str, float]:
     return found
 
 
-def _scalar_bound(case: Case, code: sass.Code, target: str) -> dict:
+def scalar_bound(case: Case, code: sass.Code, target: str) -> dict:
     """Columns for sums carried out a pair at a time."""
     loop, pairs = code.main_loop(), code.pairs_per_thread()
     if code.options.get("UNROLLED") == 0:  # a round is one part of the coordinates
@@ -145,14 +149,14 @@ def measure(target: str, cases: dict[str, Case]) -> list[dict]:
     rows = []
     for name, case in cases.items():
         with sass.compiling(target) as codes:
-            case.launch()
-        code = next(code for code in codes if code.name in ("_evaluate", "_tangent", "_nearest"))
+            case.call()()
+        code = next(code for code in codes if code.is_sum)
         registers = max(code.resources()[0] for code in codes)
         spilled = sum(code.resources()[1] for code in codes)
         row = {"case": name, "registers": registers, "spilled": spilled, "opcodes": code.opcodes()}
         if target in THROUGHPUT:
             high = case.module == "high_d"
-            row |= _tensor_bound(case, code, target) if high else _scalar_bound(case, code, target)
+            row |= _tensor_bound(case, code, target) if high else scalar_bound(case, code, target)
         rows.append(row)
     return rows
 

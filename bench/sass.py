@@ -102,6 +102,11 @@ class Code:
         self.shared = kernel.metadata.shared
         self._asm = kernel.asm
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether it runs over pairs, unlike kernels that prepare its inputs."""
+        return self.name in ("_evaluate", "_tangent", "_nearest")
+
     def resources(self) -> tuple[int, int]:
         """Registers a thread, and bytes a thread spilled or kept on a stack."""
         if "amdgcn" in self._asm:

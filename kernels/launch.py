@@ -35,10 +35,14 @@ def load_blocks(path):
 BLOCKS = load_blocks(BLOCKS_FILE)
 
 
+def current_architecture():
+    """Of the current device: compute capability as 10 x major + minor, such as "90", or a name such as "gfx942"."""
+    return str(triton.runtime.driver.active.get_current_target().arch)
+
+
 def architecture(kernel):
-    """Compute capability as 10 x major + minor, or a name such as gfx942; "other" where `kernel` is interpreted."""
-    compiled = isinstance(kernel, triton.JITFunction)
-    return str(triton.runtime.driver.active.get_current_target().arch) if compiled else "other"
+    """`current_architecture`; "other" where `kernel` is interpreted."""
+    return current_architecture() if isinstance(kernel, triton.JITFunction) else "other"
 
 
 def _first_within(name, kernel, size):
