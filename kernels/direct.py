@@ -10,6 +10,7 @@ The same code adds to sums in high dimension the tiles that they left out, see `
 import torch
 import triton
 import triton.language as tl
+
 from ddeq_fast.kernels import radial
 from ddeq_fast.kernels.launch import direct_block, joined, outputs, sum_dtype, whole_cloud_block
 from ddeq_fast.kernels.sources import last_charge

@@ -11,6 +11,7 @@ the last two terms. A tile with such a pair is left out and noted down; the dire
 import torch
 import triton
 import triton.language as tl
+
 from ddeq_fast.kernels import radial
 from ddeq_fast.kernels.direct import add_left_out
 from ddeq_fast.kernels.launch import high_d_block, joined, outputs, split

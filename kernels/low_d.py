@@ -6,6 +6,7 @@ A program owns BLOCK_M targets of one cloud and walks through the sources, BLOCK
 
 import triton
 import triton.language as tl
+
 from ddeq_fast.kernels import radial
 from ddeq_fast.kernels.launch import joined, low_d_block, outputs, split, sum_dtype
 from ddeq_fast.kernels.sources import last_charge, pack, tile_range

@@ -8,6 +8,7 @@ once, after the loop. Of equally near sources the first is found, whatever the b
 import torch
 import triton
 import triton.language as tl
+
 from ddeq_fast.kernels.launch import nearest_block, split, sum_dtype
 from ddeq_fast.kernels.sources import last_charge, tile_range
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import references
 import torch
-from ddeq_fast.kernels import nearest as kernel
 
+from ddeq_fast.kernels import nearest as kernel
 from ddeq_fast.losses import chamfer
 from ddeq_fast.nearest import nearest, resolve
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import references
-from ddeq_fast.kernels import high_d
 
 from ddeq_fast import Gaussian, Laplacian, Riesz, potential
 from ddeq_fast.backends import triton
+from ddeq_fast.kernels import high_d
 from ddeq_fast.library import _tangent_formula
 
 MIXTURE = 0.5 * Riesz(1.0) + 2.0 * Gaussian(1.7) + -0.25 * Laplacian(0.6)

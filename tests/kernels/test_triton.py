@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import references
 import torch
-from ddeq_fast.kernels import high_d, launch, low_d
 
 from ddeq_fast import (
     Gaussian,
@@ -18,6 +17,7 @@ from ddeq_fast import (
     squared_mmd,
 )
 from ddeq_fast.backends import dense, triton
+from ddeq_fast.kernels import high_d, launch, low_d
 from ddeq_fast.library import _tangent_formula
 
 TRITON = triton.Triton()

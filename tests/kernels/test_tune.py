@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from ddeq_fast.kernels import launch, low_d
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # where the benchmarks lie, if they came along
