@@ -11,14 +11,13 @@ import contextlib
 import importlib.util
 import io
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from bench import layer, machine, report
+from bench import layer, machine, report, shards
 from bench.cases import CASES, METHODS, Case, refusal
 from bench.measure import Wrong, graph_seconds, peak_memory, prepare, seconds
 
@@ -104,31 +103,16 @@ def whole_layer(session: Session) -> None:
 
 
 def tests(session: Session) -> None:
-    """The GPU tests."""
+    """The GPU tests, in several processes, for most of their time is that of the compiler."""
     missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
     if missing:
         session.skipped.append(f"tests: {', '.join(missing)} not installed")
         return
-    limit = max(30.0, session.left() - 30)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-o",
-        "addopts=",
-        "-m",
-        "gpu",
-        "-q",
-        "--no-header",
-        "--maxfail=20",
-        "tests",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
-    summary = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
-    session.lines["GPU tests"] = summary
-    if done.returncode:
-        session.failed.append(f"tests: {summary}")
-        print(done.stdout[-6000:])
+    outcomes, broken = shards.run(ROOT, ["-m", "gpu", "tests"], max(30.0, session.left() - 30))
+    session.lines["GPU tests"] = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    session.failed += [f"test {name}" for name in broken]
+    if outcomes["not reached"]:
+        session.skipped.append(f"{outcomes['not reached']} tests: out of time")
 
 
 PARTS = {
@@ -178,7 +162,7 @@ def main(argv: list[str]) -> int:
     session = Session(args.minutes, "cuda")
     for name in args.only:
         session.section(name, *PARTS[name])
-    path = write(session, args.out)
+        path = write(session, args.out)  # after every part: a crash of the next one loses nothing
     print(path.read_text(encoding="utf-8"))
     print(f"written: {path} and {path.with_suffix('.json').name}")
     return 1 if session.failed else 0
