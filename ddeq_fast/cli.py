@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ddeq_fast.presets import PRESETS
+
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """All commands; the options of `train` need torch and are added only when it is asked for."""
@@ -19,16 +21,21 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train a classifier of point clouds",
-        description="Train a classifier. The run folder receives config.json, metrics.jsonl, checkpoints and pictures.",
+        help="train a classifier or a completer of point clouds",
+        description="Train a classifier or a completer of point clouds. The run folder receives config.json, "
+        "metrics.jsonl, checkpoints and pictures. Under torchrun, processes share every batch.",
+        epilog=_presets(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--run", type=Path, metavar="FOLDER", help="run folder (default: runs/DATA)")
+    train.add_argument("--preset", choices=PRESETS, metavar="NAME", help="settings by name, see below; others override")
+    train.add_argument("--run", type=Path, metavar="FOLDER", help="run folder (default: runs/PRESET or runs/DATA)")
     train.add_argument("--resume", action="store_true", help="continue the run of that folder, with its own settings")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--tensorboard", action="store_true", help="write metrics for TensorBoard to the run folder too")
     if command == "train":
         _add_settings(train.add_argument_group("settings"))
 
-    evaluate = commands.add_parser("eval", help="accuracy and residuals of a trained model on held-out clouds")
+    evaluate = commands.add_parser("eval", help="results of a trained model on held-out clouds")
     evaluate.add_argument("run", type=Path, metavar="FOLDER", help="run folder")
     evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: %(default)s")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
@@ -36,6 +43,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="versions, devices, and which backends work")
     return parser
+
+
+def _presets() -> str:
+    """The presets, a line each."""
+    return "\n".join(["presets:", *(f"  {name:21s} {preset.text}" for name, preset in PRESETS.items())])
 
 
 def _add_settings(group) -> None:
@@ -70,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _train(run: Path | None, resume: bool, quiet: bool, **settings) -> int:
+def _train(run: Path | None, resume: bool, quiet: bool, tensorboard: bool, preset: str | None, **settings) -> int:
     import torch
 
     from ddeq_fast import training
@@ -79,20 +91,23 @@ def _train(run: Path | None, resume: bool, quiet: bool, **settings) -> int:
     if resume and set(settings) - {"data"}:
         given = ", ".join("--" + name.replace("_", "-") for name in settings if name != "data")
         raise ValueError(f"{given} cannot be changed by --resume: a run keeps its settings")
-    if resume:
-        trainer = training.Trainer.resume(run or Path("runs", settings.get("data", Config.data)))
-    else:
-        config = Config(**settings)
-        trainer = training.Trainer(config, run or Path("runs", config.data))
+    if preset is not None:
+        settings = {**PRESETS[preset].settings, **settings}
+    folder = run or Path("runs", preset or settings.get("data", Config.data))
+    trainer = training.Trainer.resume(folder) if resume else training.Trainer(Config(**settings), folder)
     torch.set_num_threads(trainer.config.threads)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print(f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out")
-    print(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}", flush=True)
+    main, parameters = trainer.processes.main, sum(parameter.numel() for parameter in trainer.model.parameters())
+    if main:
+        print(f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out")
+        print(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}", flush=True)
     try:
-        result = trainer.fit(progress=not quiet)
+        result = trainer.fit(progress=not quiet, tensorboard=tensorboard)
     except training.Interrupted as stop:
-        print(f"ddeq-fast: {stop}; continue with --resume", file=sys.stderr)
+        if main:
+            print(f"ddeq-fast: {stop}; continue with --resume", file=sys.stderr)
         return 130
+    if not main:
+        return 0
     print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s")
     _show(result)
     _draw(trainer)
@@ -116,7 +131,12 @@ def _draw(trainer) -> None:
 
 def _show(metrics: dict) -> None:
     """Results on the held-out clouds, for people."""
-    print(f"held-out accuracy          {metrics['accuracy']:.2%}")
+    if "accuracy" in metrics:
+        print(f"held-out accuracy          {metrics['accuracy']:.2%}")
+    for key, name in (("chamfer", "Chamfer distance"), ("mmd", "squared MMD")):
+        if key in metrics:
+            ours, theirs = metrics[key], metrics["partial_" + key]
+            print(f"{name:26s} {ours:.5f}, {ours / theirs:.2f} of the partial input's own {theirs:.5f}")
     print(f"loss                       {metrics['loss']:.4f}")
     print(f"evaluations a solve        {metrics['evaluations']:.1f}")
     print(f"relative MMD residual      {metrics['residual']:.1e} mean, {metrics['worst_residual']:.1e} worst")

@@ -1,0 +1,54 @@
+"""Settings by name for `ddeq-fast train --preset`: what differs from the defaults of `Config`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Preset(NamedTuple):
+    """text: one line of help; settings: for `Config`."""
+
+    text: str
+    settings: dict
+
+
+# Sizes and steps of Geuter et al. 2025 and their code: 128 dimensions, 32 heads, 200 flow steps, batches of 64.
+_PAPER = {
+    "dim_z": 128,
+    "heads": 32,
+    "dim_lift": 16,
+    "dim_hidden": 512,
+    "solver": "flow",
+    "flow_lr": 5.0,
+    "max_steps": 200,
+    "tol": 1e-4,
+    "jacobian": 0.0,
+    "jitter": 0.0,
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "warmup": 0,
+    "schedule": "step",
+}
+_MNIST = {**_PAPER, "data": "mnist", "intensity": "none", "epochs": 5, "step_epochs": 2, "step_factor": 0.2}
+_MODELNET = {**_PAPER, "data": "modelnet40-s", "cross_layers": 3, "epochs": 20, "step_epochs": 8, "step_factor": 0.1}
+_COMPLETE = {"task": "complete", "cross_layers": 3, "clusters": 2, "growth": 1.275, "entropy": 1e-6}
+
+PRESETS = {
+    "digits": Preset("8 x 8 digits of scikit-learn; about 98 % in two minutes on one CPU core", {}),
+    "mnist-classify": Preset(
+        "MNIST digits, sized for two CPU cores: half the paper's width, clouds of 80 points, Anderson acceleration",
+        {"data": "mnist", "max_points": 80, "epochs": 40, "threads": 2},
+    ),
+    "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
+    "mnist-complete": Preset(
+        "MNIST digits without two clusters, sized for two CPU cores: a quarter of the paper's width, 10 flow steps",
+        {},
+    ),
+    "mnist-complete-paper": Preset(
+        "MNIST digits without two clusters, the paper's sizes; for a GPU", _MNIST | _COMPLETE
+    ),
+    "modelnet-classify": Preset("ModelNet40 with the paper's sizes; for a GPU", _MODELNET),
+    "modelnet-complete": Preset(
+        "ModelNet40 without two clusters, the paper's sizes; for a GPU", _MODELNET | _COMPLETE | {"radius": 0.3}
+    ),
+}

@@ -1,0 +1,65 @@
+"""Jobs of two processes started by torchrun: the results of one process, one writer, and an end when one dies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tqdm")
+from safetensors.torch import load_file
+
+from ddeq_fast.training import read_metrics
+
+JOB = Path(__file__).with_name("job.py")
+
+
+TASKS = ("classify", "complete")
+
+
+def launch(*words, processes=2):
+    """(exit status, stderr) of torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", JOB]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of what one process trained, and what two did."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    sys.path.insert(0, str(JOB.parent))
+    try:
+        import job
+    finally:
+        sys.path.remove(str(JOB.parent))
+    job.main(one, *TASKS)
+    status, err = launch(two, *TASKS)
+    assert status == 0, err
+    return one, two
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_train_as_one_does(runs, task):
+    """The last batch of an epoch has a single cloud, and so leaves one process without any. Gradients are compared as
+    the optimizer remembers them: some are all rounding, which it scales up to steps like any others."""
+    one, two = (load_file(run / task / "last.safetensors") for run in runs)
+    assert one.keys() == two.keys()
+    names = [name for name in one if name.endswith(":exp_avg")]
+    largest = max(one[name].abs().max() for name in names)
+    assert names and all((one[name] - two[name]).abs().max() <= 1e-3 * largest for name in names)
+    logs = [read_metrics(run / task) for run in runs]
+    assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - {"split", "seconds"}:
+            assert theirs[key] == pytest.approx(ours[key], rel=1e-3, abs=1e-6), (key, ours["step"])
+
+
+def test_a_process_that_dies_ends_the_job(tmp_path):
+    status, err = launch(tmp_path, "die")
+    assert status != 0 and "exitcode" in err
+    assert json.loads((tmp_path / "die" / "config.json").read_text())["task"] == "classify"
+    assert len(read_metrics(tmp_path / "die")) == 2
