@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddeq_fast.backends import triton
 from ddeq_fast.radial import Riesz
-from ddeq_fast.validation import check_choice, check_cloud, check_mask, values_readable
+from ddeq_fast.validation import check_choice, check_cloud, check_mask, check_some_left, values_readable
 
 # Distances a block of the dense search may hold: fits into a processor's cache.
 BLOCK_ENTRIES = 1 << 20
@@ -61,9 +61,8 @@ def real_points(name: str, mask: Tensor | None, cloud: Tensor) -> Tensor | None:
     if mask is None:
         return None
     mask = check_mask(name, mask, cloud)
-    if values_readable(mask) and not bool(mask.any(-1).all()):
-        empty = (~mask.any(-1)).reshape(-1).nonzero().reshape(-1).tolist()
-        raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+    if values_readable(mask):
+        check_some_left(name, mask.any(-1))
     return mask
 
 

@@ -130,9 +130,12 @@ def check_weights(name: str, weights: Tensor | None, mask: Tensor | None, cloud:
     if mask is not None:
         result = result * check_mask(f"{name}_mask", mask, cloud)
     if readable and (weights is not None or mask is not None):
-        mass = result.sum(-1)
-        if bool((mass <= 0).any()):
-            empty = (mass <= 0).reshape(-1).nonzero().reshape(-1).tolist()
-            given = f"{name}_mask" if mask is not None else f"{name}_weights"
-            raise ValueError(f"{given} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+        check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", result.sum(-1) > 0)
     return result
+
+
+def check_some_left(name: str, some: Tensor) -> None:
+    """Raises ValueError unless `some`, boolean () or (B,), says of every cloud that `name` leaves a point in it."""
+    if not bool(some.all()):
+        empty = (~some).reshape(-1).nonzero().reshape(-1).tolist()
+        raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
