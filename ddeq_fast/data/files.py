@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +26,7 @@ def load_points(path: str | Path) -> Tensor:
     * .xyz, .txt, .csv: a line a point, numbers between white space or commas, every column a coordinate; comments after
       #, and one line of column names on top.
 
-    All but .npz may be packed: a second ending .gz.
+    Any may be packed: a second ending .gz.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -40,8 +38,8 @@ def load_points(path: str | Path) -> Tensor:
     reader = _READERS.get(ending.lower())
     if reader is None:
         raise ValueError(f"{path}: its name must end in one of {', '.join(_READERS)}")
-    array = reader(path)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # told below, with the place
+        array = reader(path)
         points = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(points).all():
         row = int((~np.isfinite(points)).any(1).argmax())
@@ -66,37 +64,27 @@ def _text(path: Path) -> np.ndarray:
     return parse_table(lines[first:], path, first=first + 1, delimiter=delimiter)
 
 
-def _npy(path: Path) -> np.ndarray:
-    content = read_bytes(path)
-    return _array(path, lambda: np.load(io.BytesIO(content), allow_pickle=False))
-
-
-def _npz(path: Path) -> np.ndarray:
-    content = read_bytes(path)
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise ValueError(f"{path} is no whole .npz file")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        names = file.files
-        if len(names) != 1 and "points" not in names:
-            raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(names) or 'none'}")
-        return _array(path, lambda: file["points" if "points" in names else names[0]])
-
-
-def _array(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array, if it is a cloud of real numbers."""
+def _numpy(path: Path) -> np.ndarray:
+    content, names = read_bytes(path), []
     try:
-        array = read()
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            names = array.files
+            chosen = names if len(names) == 1 else [name for name in names if name == "points"]
+            array = array[chosen[0]] if chosen else None
+    except Exception as error:  # of many kinds: numpy, zipfile and zlib raise their own
         raise ValueError(f"{path} is damaged, or holds something else than numbers: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        got = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "an archive"
+    if array is None:
+        raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(names) or 'none'}")
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        got = f"shape {array.shape} of {array.dtype}"
         raise ValueError(f"{path} must hold an array (n, d) of real numbers, n and d at least 1, got {got}")
     return array
 
 
 _READERS: dict[str, Callable[[Path], np.ndarray]] = {
-    ".npy": _npy,
-    ".npz": _npz,
+    ".npy": _numpy,
+    ".npz": _numpy,
     ".ply": read_ply,
     ".off": read_vertices,
     ".xyz": _text,

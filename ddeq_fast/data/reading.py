@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 VARIABLE = "DDEQ_FAST_DATA"
+_LARGEST = np.finfo(np.float32).max  # clouds are float32 in the end
 
 
 def data_folder(name: str, root: str | Path | None, expected: str) -> Path:
@@ -75,13 +76,13 @@ def parse_table(
         delimiter: between the numbers; any white space if None.
 
     Raises:
-        ValueError: naming file and line: something is no number or not finite, or the lines differ in length.
+        ValueError: naming file and line: something is no number, or not finite in float32, or lines differ in length.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy warns of no data, and of integers written as floats
             values = np.loadtxt(lines, dtype, delimiter=delimiter, comments=comments, ndmin=2)
-        if np.isfinite(values).all():
+        if (np.abs(values) <= _LARGEST).all():  # NaN is not, either
             return values
     except (ValueError, OverflowError, UserWarning, DeprecationWarning) as error:
         reason = error
@@ -105,8 +106,9 @@ def _fault(lines, path, first, dtype, delimiter, comments) -> str | None:
             except (ValueError, OverflowError):
                 kind = "integer" if np.issubdtype(dtype, np.integer) else "number"
                 return f"{path}, line {number}: {word.strip()!r} is no {kind}" + _range(dtype)
-            if not np.isfinite(value):
-                return f"{path}, line {number}: {word.strip()!r} is not finite"
+            if not abs(value) <= _LARGEST:
+                within = " in float32" if np.isfinite(value) else ""
+                return f"{path}, line {number}: {word.strip()!r} is not finite{within}"
         if len(words) != expected[0]:
             return f"{path}, line {number}: {len(words)} values, but line {expected[1]} has {expected[0]}"
     return None if expected else f"{path} holds no numbers" + (f" from line {first} on" if first > 1 else "")
