@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.data.dataset import Split, generator
 from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
 
 
@@ -94,8 +93,3 @@ class Fraction(_Removal):
 
 
 REMOVALS: dict[str, type[_Removal]] = {"clusters": Clusters, "fraction": Fraction}
-
-
-def observed_masks(split: Split, removal: _Removal, seed: int) -> list[Tensor]:
-    """A fixed mask (n_i,) for every cloud of a split, a function of (seed, index) alone: for evaluation."""
-    return [removal(points, generator(seed, index)) for index, points in enumerate(split.points)]

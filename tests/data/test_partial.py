@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddeq_fast.clouds import PointClouds, pad
-from ddeq_fast.data.dataset import Split, generator
-from ddeq_fast.data.partial import REMOVALS, Clusters, Fraction, observed_masks
+from ddeq_fast.data.dataset import generator
+from ddeq_fast.data.partial import REMOVALS, Clusters, Fraction
 
 BOTH = pytest.mark.parametrize("removal", [Clusters(2, 0.5), Fraction(0.4)])
 
@@ -98,13 +98,10 @@ def test_masks_depend_on_the_generator_alone(ragged, removal):
 
 
 @BOTH
-def test_masks_of_a_split_are_fixed_for_each_cloud(ragged, removal):
-    split = Split(ragged, [torch.ones(len(points)) for points in ragged], torch.zeros(5, dtype=torch.int64))
-    shorter = Split(ragged[:4], split.weights[:4], split.labels[:4])
-    masks = observed_masks(split, removal, 5)
-    assert [len(mask) for mask in masks] == [40, 1, 17, 60, 2]
-    assert all(map(torch.equal, masks, observed_masks(shorter, removal, 5)))
-    assert not torch.equal(masks[0], observed_masks(split, removal, 6)[0])
+def test_a_cloud_alone_is_a_batch_of_one(ragged, removal):
+    for points in ragged:
+        alone = removal(points, generator(5))
+        assert alone.shape == (len(points),) and torch.equal(alone, removal(pad([points]), generator(5))[0])
 
 
 def test_bad_arguments(ragged):
