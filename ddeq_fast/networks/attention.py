@@ -10,9 +10,12 @@ from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
 
-# On CPUs attention matrices of up to MATRIX_ENTRIES a cloud are formed, CHUNK_ENTRIES at a time: below that, streaming
-# kernels spend more on their blocks, and on gradients of keys and values that nobody asked for, than they save.
-MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 19
+# On CPUs attention matrices of up to MATRIX_ENTRIES a cloud are formed, CHUNK_ENTRIES at a time, which caches hold:
+# below that, streaming kernels spend more on their blocks, and on gradients of keys and values that nobody asked for,
+# than they save.
+MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
+# Widest heads whose moments are prepared: they take (width + 1)^2 numbers a point and head.
+MOMENT_WIDTH = 4
 
 
 class Memory(NamedTuple):
@@ -20,6 +23,19 @@ class Memory(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class Moments(NamedTuple):
+    """A memory that makes derivatives with respect to queries nearly free.
+
+    The Jacobian of softmax attention in a query is the covariance of keys and values under its attention weights: one
+    more sum over the points, beside the one that attention is. Both together are one matrix product with
+    `outer` (B, heads, m, (c + 1)^2), the rows w_j (1, k_j) x (1, v_j), w_j the weight of a point in the `bias` of the
+    layer.
+    """
+
+    memory: Memory
+    outer: Tensor
 
 
 class AttentionLayer(nn.Module):
@@ -54,7 +70,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self,
         q: Tensor,
-        memory: Memory | None,
+        memory: Memory | Moments | None,
         bias: Tensor | None,
         drop: Tensor | None = None,
         present: Tensor | None = None,
@@ -70,10 +86,13 @@ class AttentionLayer(nn.Module):
         else:
             dim = q.shape[-1]
             (queries,) = self._split(F.linear(q, self.project_in.weight[:dim], self.project_in.bias[:dim]), 1)
-            keys, values = memory
+            keys, values = memory.memory if isinstance(memory, Moments) else memory
         if held is not None:
             keys, values = (torch.cat(pair, 2) for pair in zip(held, (keys, values), strict=True))
-        attended = attend(queries, keys, values, bias)
+        if isinstance(memory, Moments):
+            attended = attend_to_moments(queries, memory, bias)
+        else:
+            attended = attend(queries, keys, values, bias)
         attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
         return zeroed(self.ffn(self.norm(q + attended), drop), present)
 
@@ -84,7 +103,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     `bias` (B, 1, 1, m) or None. Returns (B, heads, n, c).
     """
     entries = q.shape[1] * q.shape[2] * k.shape[2]
-    if q.device.type != "cpu" or entries > MATRIX_ENTRIES or torch.compiler.is_compiling():
+    if not on_cpu(q) or entries > MATRIX_ENTRIES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     size = max(1, CHUNK_ENTRIES // entries)
     q = q * q.shape[-1] ** -0.5
@@ -93,9 +112,74 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([_attend(*part) for part in parts])
 
 
+def on_cpu(q: Tensor) -> bool:
+    """Whether attention is arranged here, and not by PyTorch, which does it better elsewhere, and in low precision."""
+    return q.device.type == "cpu" and q.dtype.itemsize >= 4 and not torch.compiler.is_compiling()
+
+
 def _attend(q, k, v, bias):
     logits = q @ k.mT
-    return torch.softmax(logits if bias is None else logits + bias, -1) @ v
+    if bias is not None:
+        logits = logits + bias
+    # A softmax that leaves the division to the result; torch.softmax takes three times as long on short rows.
+    weights = (logits - logits.detach().amax(-1, keepdim=True)).exp_()
+    return (weights @ v) / weights.sum(-1, keepdim=True)
+
+
+def moments(memory: Memory, bias: Tensor | None) -> Moments | Memory:
+    """Prepare a memory for many derivatives with respect to queries alone; itself where that does not pay.
+
+    What is prepared is cut from the graph of the memory.
+    """
+    memory = Memory(*(part.detach() for part in memory))
+    if not on_cpu(memory.keys) or memory.keys.shape[-1] > MOMENT_WIDTH:
+        return memory
+    keys, values = (F.pad(part, (1, 0), value=1.0) for part in memory)
+    if bias is not None:
+        values = values * bias.detach().mT.exp()
+    return Moments(memory, (keys[..., :, None] * values[..., None, :]).flatten(-2))
+
+
+def attend_to_moments(q: Tensor, moments: Moments, bias: Tensor | None) -> Tensor:
+    """`attend`, whose derivative is that in the queries and the first only."""
+    if q.dtype != moments.outer.dtype:  # autocast
+        return attend(q, *moments.memory, bias)
+    (batch, heads, n, c), m = q.shape, moments.outer.shape[2]
+    queries, keys = (t.detach().flatten(0, 1) for t in (q * c**-0.5, moments.memory.keys))
+    outer = moments.outer.flatten(0, 1)
+    sums = torch.empty(batch * heads, n, outer.shape[-1], dtype=q.dtype)
+    size = max(1, CHUNK_ENTRIES // (n * m))
+    scratch = torch.empty(size, n, m, dtype=q.dtype)
+    for start in range(0, batch * heads, size):
+        part = slice(start, min(start + size, batch * heads))
+        weights = scratch[: part.stop - start]
+        torch.bmm(queries[part], keys[part].mT, out=weights)
+        torch.bmm(weights.exp_(), outer[part], out=sums[part])
+    # No maximum was taken off: it is where the exponentials leave the range of numbers that it is needed.
+    least, most = torch.aminmax(sums[..., 0])
+    if not 1e-20 < least <= most < 1e20:
+        return attend(q, *moments.memory, bias)
+    return _Attended.apply(q, sums.view(batch, heads, n, c + 1, c + 1))
+
+
+class _Attended(torch.autograd.Function):
+    """Attention from q (..., n, c) and `sums` (..., n, c + 1, c + 1) of (1, k) x (1, v) under its weights."""
+
+    @staticmethod
+    def forward(ctx, q, sums):
+        attended = sums[..., 0, 1:] / sums[..., 0, :1]
+        ctx.save_for_backward(sums, attended)
+        return attended
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch.is_grad_enabled():
+            raise RuntimeError("a context prepared for vector-Jacobian products has no second derivative")
+        sums, attended = ctx.saved_tensors
+        c = gradient.shape[-1]
+        onto_values = torch.cat((-(attended * gradient).sum(-1, keepdim=True), gradient), -1)
+        covariance = (sums[..., 1:, :] * onto_values[..., None, :]).sum(-1)
+        return covariance * (c**-0.5 / sums[..., 0, :1]), None
 
 
 class AttentionEncoder(nn.ModuleList):

@@ -71,7 +71,8 @@ class _Run:
     """One solve. Full-batch results in `z`, `residual`...; `rows` are the samples still moving."""
 
     def __init__(self, solver, problem, start, scale, callback):
-        self.solver, self.problem, self.callback = solver, problem, callback
+        self.solver, self.callback = solver, callback
+        self.problem = problem.prepared() if solver.needs_vjp else problem
         batch, device = start.shape[0], start.device
         self.z = start.detach().clone()
         self.residual = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)

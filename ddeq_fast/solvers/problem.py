@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,8 @@ class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
 
     Args:
-        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape.
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have a method
+            prepare(context), see `prepared`.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they are only held, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding; None means equal.
@@ -42,6 +44,28 @@ class Pushforward:
         """The problem of some samples of the batch."""
         return Pushforward(self.func, *tree.select((self.context, self.weights, self.frozen), index))
 
+    def prepared(self) -> Pushforward:
+        """The same problem for many products with J^T, whose context F has prepared for that, if it can.
+
+        Only F and its first derivative in Z are right then.
+        """
+        prepare = getattr(self.func, "prepare", None)
+        if prepare is None or not self.separable:
+            return self
+        problem = copy.copy(self)
+        with torch.no_grad():
+            problem.context = prepare(self.context)
+        return problem
+
+    def moving(self, z: Tensor) -> Tensor:
+        """Particles that are neither padding nor frozen, boolean (B, n, 1)."""
+        moving = torch.ones_like(z[..., :1], dtype=torch.bool)
+        if self.weights is not None:
+            moving &= self.weights[..., None] > 0
+        if self.frozen is not None:
+            moving &= ~self.frozen.reshape(moving.shape)
+        return moving
+
     def image(self, z: Tensor) -> Tensor:
         """F(z)."""
         return self.func(z, self.context, self.weights)
@@ -56,9 +80,10 @@ class Pushforward:
 
         The map may be applied once, after which its memory is free, or again and again if `reusable`.
         """
+        problem = self.prepared() if reusable else self
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            y = self.image(z)
+            y = problem.image(z)
         if not y.requires_grad:
             return y, None
 

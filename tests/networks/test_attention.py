@@ -5,7 +5,17 @@ import torch
 from problems import close, fails
 from torch import nn
 
-from ddeq_fast.networks.attention import AttentionEncoder, AttentionLayer, attention_bias, log_weights
+from ddeq_fast.networks import attention
+from ddeq_fast.networks.attention import (
+    AttentionEncoder,
+    AttentionLayer,
+    Memory,
+    Moments,
+    attend_to_moments,
+    attention_bias,
+    log_weights,
+    moments,
+)
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 
 
@@ -144,3 +154,38 @@ def test_pointwise_mlp(cloud):
     x = cloud(2, 6, 3)
     assert close(mlp(x), mlp.linear2(mlp.linear1(x).clamp_min(0)))
     assert mlp(x).shape == (2, 6, 4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 400.0])
+def test_moments_give_attention_and_its_derivative_in_the_queries(cloud, weighted, scale, monkeypatch):
+    """Large logits leave the range of exponentials without a shift; a chunk holds three of the eight heads."""
+    monkeypatch.setattr(attention, "CHUNK_ENTRIES", 3 * 5 * 7)
+    q, memory = (scale * cloud(2, 4, 5, 3)).requires_grad_(), Memory(cloud(2, 4, 7, 3), cloud(2, 4, 7, 3))
+    weights = torch.rand(2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights[0, 2:4] = 0
+    bias = log_weights(weights) if weighted else None
+    prepared, g = moments(memory, bias), cloud(2, 4, 5, 3)
+    found = attend_to_moments(q, prepared, bias)
+    logits = q @ memory.keys.mT / 3**0.5
+    expected = (logits if bias is None else logits + bias).softmax(-1) @ memory.values
+    assert isinstance(prepared, Moments) and close(found, expected)
+    assert close(torch.autograd.grad(found, q, g)[0], torch.autograd.grad(expected, q, g)[0])
+    with torch.no_grad():
+        assert close(attend_to_moments(q, prepared, bias), expected.detach())
+
+
+def test_moments_know_no_second_derivative(cloud):
+    q, memory = cloud(1, 2, 3, 2, grad=True), Memory(cloud(1, 2, 5, 2), cloud(1, 2, 5, 2))
+    attended = attend_to_moments(q, moments(memory, None), None)
+    with fails(RuntimeError, "a context prepared for vector-Jacobian products has no second derivative"):
+        torch.autograd.grad(attended.sum(), q, create_graph=True)
+
+
+def test_moments_are_prepared_for_narrow_heads_only_and_outside_the_graph(cloud):
+    width = attention.MOMENT_WIDTH
+    narrow, wide = (Memory(*(cloud(1, 2, 5, c, grad=True) for _ in range(2))) for c in (width, width + 1))
+    assert moments(narrow, None).outer.shape == (1, 2, 5, (width + 1) ** 2)
+    assert isinstance(moments(wide, None), Memory)
+    for prepared in (moments(narrow, None).memory, moments(wide, None)):
+        assert not any(part.requires_grad for part in prepared)
