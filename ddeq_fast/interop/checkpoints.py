@@ -39,6 +39,24 @@ _PARTS = (
 )
 
 
+def transport_name(key: str) -> str | None:
+    """The name in `TransportMap` of a parameter of the original's `DEQ`; None if it has no counterpart."""
+    for theirs, ours in _PARTS:
+        key = key.replace(theirs, ours)
+    for ours, theirs in _TRANSPORT.items():
+        if key.startswith(theirs + "."):
+            return ours + key[len(theirs) :]
+    return None
+
+
+def original_name(name: str) -> str:
+    """The inverse of `transport_name`."""
+    for theirs, ours in _PARTS:
+        name = name.replace(ours, theirs)
+    module = max((ours for ours in _TRANSPORT if name.startswith(ours + ".")), key=len)
+    return _TRANSPORT[module] + name[len(module) :]
+
+
 def from_original(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a model of the original code, renamed for `load_state_dict` of a `Classifier` or `Completer`.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import mmd
+from ddeq_fast.interop.network import one_solve
 from ddeq_fast.radial import Gaussian, RadialKernel, Riesz
 from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
 from ddeq_fast.validation import check_choice, check_cloud, check_integer, check_mask, check_number, check_share
@@ -196,6 +197,7 @@ def _problem(func, target, start, mask, grad_mask, unbatched) -> Pushforward:
     return problem
 
 
+@one_solve()
 def mmd_gf(
     func: Callable | None = None,
     x0: Tensor | None = None,

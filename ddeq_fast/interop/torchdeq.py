@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ddeq_fast.interop.network import one_solve
 from ddeq_fast.optional import require
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.validation import check_choice
@@ -30,6 +31,7 @@ def register() -> None:
         solvers.register_solver(name, partial(solve, factory))
 
 
+@one_solve()
 def solve(
     factory: Callable[..., MMDFlow | Anderson],
     func: Callable[[Tensor], Tensor],
