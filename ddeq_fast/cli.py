@@ -1,4 +1,4 @@
-"""The command `ddeq-fast`: train, eval, doctor. Errors of the user's are one line and exit status 2."""
+"""The command `ddeq-fast`: train, eval, gallery, doctor. Errors of the user's are one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: %(default)s")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.add_argument("--device", default="auto", help="cpu, cuda... (default: %(default)s)")
+
+    gallery = commands.add_parser("gallery", help="a page (HTML) of a run: results, curves, pictures, settings")
+    gallery.add_argument("run", type=Path, metavar="FOLDER", help="run folder")
+    gallery.add_argument("--out", type=Path, metavar="FOLDER", help="where to write it (default: FOLDER/gallery)")
 
     commands.add_parser("doctor", help="versions, devices, and which backends work")
     return parser
@@ -116,17 +120,14 @@ def _train(run: Path | None, resume: bool, quiet: bool, tensorboard: bool, prese
 
 def _draw(trainer) -> None:
     """Pictures of a finished run; without matplotlib a line that says so."""
-    from ddeq_fast import plots, training
-
     try:
-        plots.curves(training.read_metrics(trainer.folder), trainer.folder / "curves.png")
-        test = trainer.dataset.test
-        first = [int((test.labels == label).nonzero()[0]) for label in range(min(3, trainer.dataset.classes))]
-        plots.equilibrium(trainer.model, test.batch(test.labels.new_tensor(first)), trainer.folder / "equilibrium.png")
+        from ddeq_fast import plots
+
+        paths = plots.run(trainer)
     except ImportError as error:
         print(f"no pictures: {error}", file=sys.stderr)
         return
-    print(f"pictures: {trainer.folder / 'curves.png'}, {trainer.folder / 'equilibrium.png'}")
+    print(f"pictures: {', '.join(map(str, paths))}")
 
 
 def _show(metrics: dict) -> None:
@@ -163,6 +164,13 @@ def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
     return 0
 
 
+def _gallery(run: Path, out: Path | None) -> int:
+    from ddeq_fast import gallery
+
+    print(gallery.write(run, out))
+    return 0
+
+
 def _doctor() -> int:
     from ddeq_fast import doctor
 
@@ -170,7 +178,7 @@ def _doctor() -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "eval": _eval, "doctor": _doctor}
+_COMMANDS = {"train": _train, "eval": _eval, "gallery": _gallery, "doctor": _doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -130,5 +130,5 @@ class Config:
         options = {"auto": {"anderson": steps}, "flow": {"lr": self.flow_lr, **steps}}.get(self.solver, steps)
         parts = {"solver": solvers.make(self.solver, tol=self.tol, **options), "backward": self.backward}
         if self.task == "complete":
-            return Completer(transport, self.growth, **parts)
+            return Completer(transport, self.growth, image=True, **parts)
         return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)

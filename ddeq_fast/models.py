@@ -36,9 +36,9 @@ class DDEQ(nn.Module):
         solver: "auto", "anderson", "flow" or a `Solver`.
         backward: "phantom", "ift", "bilevel" or a `Backward`.
         seed: of the start cloud, drawn once from a standard normal distribution and saved with the model.
-
-    With gradients disabled the equilibrium itself is returned; with gradients enabled, its image under the
-    tracked evaluations of the backward, which is the same up to the residual.
+        image: what is returned with gradients disabled. False: the solution itself; with gradients enabled it is its
+            image under the tracked evaluations of the backward, the same up to the residual. True: that image always,
+            which a model trained with few steps, far from equilibrium, needs to do what it was trained for.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class DDEQ(nn.Module):
         solver: str | Solver = "auto",
         backward: str | implicit.Backward = "phantom",
         seed: int = 0,
+        image: bool = False,
     ):
         super().__init__()
-        self.transport = transport
+        self.transport, self.image = transport, image
         self.solver = solvers.make(solver)
         self.backward = backwards.make(backward)
         start = None
@@ -106,10 +107,10 @@ class DDEQ(nn.Module):
             problem = _Beside(held.weights.sum(1), self.transport, context, z_weights, frozen)
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
-        backward = None
-        if torch.is_grad_enabled():
+        tracked, backward = torch.is_grad_enabled(), None
+        if tracked or self.image:
             particles, backward = self.backward.attach(problem, particles)
-        return Equilibrium(particles, info, backward, problem)
+        return Equilibrium(particles, info, backward if tracked else None, problem)
 
 
 class _Beside(Pushforward):

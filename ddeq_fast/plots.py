@@ -1,16 +1,21 @@
-"""Pictures of a run: its curves, and latent particles flowing to equilibrium. Needs matplotlib."""
+"""Pictures of a run: its curves, particles flowing to equilibrium, completed clouds. Needs matplotlib."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ddeq_fast import tree
+from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data.dataset import Batch
-from ddeq_fast.models import Classifier
+from ddeq_fast.models import Classifier, Completer
 from ddeq_fast.optional import require
 from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward
+from ddeq_fast.training import Trainer, convergence_in_metrics, read_metrics
+from ddeq_fast.training.tasks import Partial
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
@@ -27,33 +32,47 @@ def _figure(rows: int, columns: int, width: float, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+_PANELS = (
+    ("loss", "loss"),
+    ("accuracy", "error (1 - accuracy)"),
+    ("chamfer", "Chamfer distance"),
+    ("mmd", "squared MMD"),
+    ("evaluations", "evaluations of F a solve"),
+    ("worst_residual", "largest relative MMD residual"),
+)
+
+
 def curves(metrics: list[dict], path: Path) -> None:
-    """Loss, accuracy, evaluations a solve and residual against the training step, as a PNG.
+    """Loss, results, evaluations a solve and residual against the training step, as a PNG.
 
     `metrics` are the entries of a run's metrics.jsonl.
     """
-    panels = [
-        ("loss", "cross-entropy", "log"),
-        ("accuracy", "error (1 - accuracy)", "log"),
-        ("evaluations", "evaluations of F a solve", "linear"),
-        ("worst_residual", "largest relative MMD residual", "log"),
-    ]
-    figure, axes = _figure(2, 2, 9, 6)
-    for axis, (key, label, scale) in zip(axes.flat, panels, strict=True):
+    panels = [panel for panel in _PANELS if panel[0] in metrics[-1]]
+    rows = (len(panels) + 1) // 2
+    figure, axes = _figure(rows, 2, 9, 3 * rows)
+    for axis, panel in zip_longest(axes.flat, panels):
+        if panel is None:
+            axis.axis("off")
+            continue
+        key, label = panel
+        log = key != "evaluations" and all(entry[key] > 0 for entry in metrics if key != "accuracy")
         for split, colour in (("train", _BLUE), ("test", _ORANGE)):
             entries = [entry for entry in metrics if entry["split"] == split]
             steps = [entry["step"] for entry in entries]
             values = [1 - entry[key] if key == "accuracy" else entry[key] for entry in entries]
-            if scale == "log":  # an error of zero has no place on the axis: leave a gap
+            if log:  # an error of zero has no place on the axis: leave a gap
                 values = [value if value > 0 else float("nan") for value in values]
             if split == "train":
                 axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
                 axis.plot(steps, _smoothed(values), color=colour, label="train, running mean")
             else:
                 axis.plot(steps, values, color=colour, marker="o", markersize=3, label="test")
-        axis.set(xlabel="step", ylabel=label, yscale=scale)
+                if "partial_" + key in metrics[-1]:
+                    axis.axhline(entries[-1]["partial_" + key], color=_GREY, linestyle="--", label="partial input")
+        axis.set(xlabel="step", ylabel=label, yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
-    axes[0, 0].legend()
+    for axis in axes.flat[: len(panels)]:
+        axis.legend(fontsize="small") if axis is axes[0, 0] or axis.get_lines()[-1].get_linestyle() == "--" else None
     figure.savefig(path)
 
 
@@ -120,8 +139,84 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
     figure.savefig(path)
 
 
+def completion(model: Completer, inputs: Partial, path: Path) -> None:
+    """For each cloud of a small batch: partial cloud, its completion, and the whole cloud, side by side; a PNG."""
+    with torch.no_grad(), convergence_in_metrics():
+        output = model.eval().cpu()(*inputs.clouds, noise=inputs.noise)
+    observed = PointClouds(output.points, output.weights * output.observed)
+    new = PointClouds(output.points, output.weights * ~output.observed)
+    figure, axes = _figure(3, len(inputs.noise), 1.8 * len(inputs.noise), 5.4)
+    for name, axis in zip(("partial", "completed", "whole"), axes[:, 0], strict=True):
+        axis.set_ylabel(name)
+    for i, column in enumerate(axes.T):
+        for axis in column[:2]:
+            _draw_points(axis, observed, i, _BLUE)
+        _draw_points(column[1], new, i, _ORANGE)
+        _draw_points(column[2], inputs.whole, i, _BLUE)
+        _share_limits(column, inputs.whole.points[i, inputs.whole.mask[i]])
+    figure.savefig(path)
+
+
+@torch.no_grad()
+def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 5) -> None:
+    """New points on their way from random places to a completed cloud, lowered to the plane, a row a cloud; a PNG."""
+    model = model.eval().cpu()
+    seeds = model.sow(*inputs.clouds, inputs.noise)
+    with convergence_in_metrics():
+        output = model(*inputs.clouds, seeds=seeds)
+    visited = []
+    z0 = torch.where(seeds.mask[..., None], model.lift(seeds.points), 0)
+    model.ddeq.solver.solve(
+        output.equilibrium.problem, z0, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
+    )
+    first = torch.linspace(0, len(visited) - 1, shown).round().int().tolist()
+    panels = [(f"step {visited[k][0]}", visited[k][1]) for k in sorted(set(first))]
+    panels.append(("completed", model.lift.inverse(output.equilibrium.particles)))
+    figure, axes = _figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
+    for i, row in enumerate(axes):
+        for axis, (title, points) in zip(row, panels, strict=True):
+            _draw_points(axis, inputs.clouds, i, _GREY)
+            _draw_points(axis, PointClouds(points, seeds.weights), i, _ORANGE)
+            if i == 0:
+                axis.set_title(title, fontsize="medium")
+        _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])
+    figure.savefig(path)
+
+
+def _draw_points(axis, clouds: PointClouds, i: int, colour: str) -> None:
+    """The points of cloud i in the plane of their first two coordinates."""
+    axis.scatter(*clouds.points[i, clouds.mask[i]][:, :2].detach().unbind(-1), s=7, color=colour, linewidths=0)
+
+
+def _share_limits(axes, points: Tensor) -> None:
+    """The frame of these points, a little wider, and no ticks."""
+    low, high = points[:, :2].amin(0), points[:, :2].amax(0)
+    (x, y), half = ((low + high) / 2).tolist(), 0.7 * float((high - low).max())
+    for axis in axes:
+        axis.set(xlim=(x - half, x + half), ylim=(y - half, y + half), xticks=[], yticks=[], aspect="equal")
+
+
 def _draw_input(axis, points: Tensor, weights: Tensor) -> None:
     """A cloud in the plane; a third coordinate, or else the weight, is the darkness of a point."""
     shade = points[:, 2] if points.shape[1] > 2 else weights
     axis.scatter(*points[:, :2].unbind(-1), c=shade, cmap="Greys", vmin=float(shade.min()) - 0.5, s=60, linewidths=0)
     axis.set_aspect("equal")
+
+
+def run(trainer: Trainer) -> list[Path]:
+    """All pictures of a run, written to its folder; returns their paths."""
+    folder, test, model = trainer.folder, trainer.dataset.test, trainer.model
+    paths = [folder / "curves.png"]
+    curves(read_metrics(folder), paths[0])
+    count = 8 if trainer.config.task == "complete" else 3
+    first = [int((test.labels == label).nonzero()[0]) for label in range(min(count, trainer.dataset.classes))]
+    batch = test.batch(torch.tensor(first))
+    if trainer.config.task == "complete":
+        inputs = trainer.task.inputs(batch, None)
+        paths += [folder / "completion.png", folder / "flow.png"]
+        completion(model, inputs, paths[1])
+        completion_flow(model, tree.select(inputs, torch.arange(min(4, len(first)))), paths[2])
+    else:
+        paths.append(folder / "equilibrium.png")
+        equilibrium(model, batch, paths[1])
+    return paths

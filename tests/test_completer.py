@@ -105,6 +105,17 @@ def test_padding_has_no_influence(x):
     assert close(alone.points, torch.cat((out.points[:1, :6], out.points[:1, 9:]), 1), 1e-9)
 
 
+def test_the_image_of_the_solution_without_gradients_too(x):
+    model, (points, weights) = completer(image=True), x
+    seeds = model.sow(points, weights)
+    tracked = model(points, weights, seeds=seeds)
+    with torch.no_grad():
+        untracked = model(points, weights, seeds=seeds)
+        itself = completer()(points, weights, seeds=seeds)
+    assert torch.equal(tracked.points, untracked.points) and untracked.equilibrium.backward is None
+    assert not close(itself.points, untracked.points, 1e-2)
+
+
 def test_every_parameter_learns_but_those_that_scale_zeros(x):
     model = completer()
     out = model(*x)

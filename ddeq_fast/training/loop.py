@@ -149,7 +149,7 @@ class Trainer:
         # A process without samples computes on one that does not count: the others wait for its gradients.
         inputs = tree.select(self.task.inputs(batch, self.step), rows if mine else torch.tensor([0]))
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
-        with self._randomness(_STEP, self.step), _convergence_in_metrics():
+        with self._randomness(_STEP, self.step), convergence_in_metrics():
             out = self.task.run(self.parallel, inputs)
             loss = self.task.loss(out, inputs)
             objective = loss
@@ -273,7 +273,7 @@ def evaluate(
     for number in processes.share(len(order)).tolist():
         batch = split.batch(order[number])
         inputs = tree.apply(lambda t: t.to(device), task.inputs(batch, None))
-        with _convergence_in_metrics():
+        with convergence_in_metrics():
             out = task.run(model, inputs)
         parts.append((len(batch.indices), {"loss": float(task.loss(out, inputs)), **task.metrics(out, inputs)}))
     return _mean([part for some in processes.gather(parts) for part in some])
@@ -292,7 +292,7 @@ def _mean(parts: list[tuple[int, dict]]) -> dict:
 
 
 @contextmanager
-def _convergence_in_metrics():
+def convergence_in_metrics():
     """No warnings of samples above the tolerance: metrics count them, and a warning a step would hide the rest."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
