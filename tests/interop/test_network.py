@@ -48,9 +48,11 @@ class Model(nn.Module):
 
     def __init__(self, golden, d_x, classes):
         super().__init__()
-        torchdeq.solver.register_solver("mmd", mmd_gf)
+        torchdeq.solver.register_solver("original", mmd_gf)  # "mmd" is for other tests
         self.deq_model = DEQ(**SIZES, d_x=d_x)
-        self.deq = torchdeq.get_deq(f_solver="mmd", f_max_iter=int(golden["flow_steps"]), f_stop_mode="rel", f_tol=0.0)
+        self.deq = torchdeq.get_deq(
+            f_solver="original", f_max_iter=int(golden["flow_steps"]), f_stop_mode="rel", f_tol=0.0
+        )
         self.classifier = nn.ModuleDict({"linear": nn.Linear(16, classes)})
         self.lr = float(golden["flow_lr"])
 
