@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ddeq_fast import cloud_commands
 from ddeq_fast.presets import PRESETS
 
 
@@ -45,6 +46,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     gallery.add_argument("run", type=Path, metavar="FOLDER", help="run folder")
     gallery.add_argument("--out", type=Path, metavar="FOLDER", help="where to write it (default: FOLDER/gallery)")
 
+    cloud_commands.add(commands, command)
     commands.add_parser("doctor", help="versions, devices, and which backends work")
     return parser
 
@@ -178,7 +180,7 @@ def _doctor() -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "eval": _eval, "gallery": _gallery, "doctor": _doctor}
+_COMMANDS = {"train": _train, "eval": _eval, "gallery": _gallery, "doctor": _doctor, **cloud_commands.COMMANDS}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -125,12 +125,14 @@ def _plus(a, b):
 
 
 def _tangent_setup(ctx, inputs, output):
-    *tensors, ctx.kernel, _ = inputs
+    *tensors, ctx.kernel, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _tangent_backward(ctx, *grads):
     """Third derivatives of the kernel, rarely wanted: taken through the dense formula."""
+    if ctx.backend != "auto" and getattr(backends.get(ctx.backend), "sharded", False):
+        raise ValueError(f"backend {ctx.backend!r} has no third derivatives: they need all points at once")
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[:5]) if need]
     with torch.enable_grad():
         # Aliases: one input may have been computed from another, and only the direct path counts here.

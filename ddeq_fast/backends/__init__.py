@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -37,15 +38,14 @@ class Backend(Protocol):
 
 _BACKENDS: dict[str, Backend] = {}
 _PREFERENCE: list[str] = []
-_OFFERED: dict[str, Callable[[Tensor, Tensor], bool] | None] = {}
+Offer = Callable[[Tensor, Tensor, RadialKernel], bool]
+_OFFERED: dict[str, Offer | None] = {}
 
 
-def register(
-    name: str, backend: Backend, *, prefer: bool = False, offer: Callable[[Tensor, Tensor], bool] | None = None
-) -> None:
+def register(name: str, backend: Backend, *, prefer: bool = False, offer: Offer | None = None) -> None:
     """Make `backend` known as `name`; if `prefer`, "auto" tries it before those registered so far.
 
-    `offer(x, y)` says for which clouds "auto" tries it at all: for all if None.
+    `offer(x, y, kernel)` says whether "auto" tries it at all on clouds (B, m, d) and (B, n, d): always if None.
     """
     if name == "auto" or name in _BACKENDS:
         raise ValueError(f"backend name {name!r} is taken")
@@ -65,15 +65,20 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
     Raises ValueError if `name` is unknown or cannot run them (with its reason).
     """
     if name == "auto":
-        return next(n for n in _PREFERENCE if _offered(n, x, y) and _BACKENDS[n].unsupported(x, y, kernel) is None)
+        return next(
+            name
+            for name in _PREFERENCE
+            if offered(name, x, y, kernel) and _BACKENDS[name].unsupported(x, y, kernel) is None
+        )
     reason = get(name).unsupported(x, y, kernel)
     if reason is not None:
         raise ValueError(f"backend {name!r} cannot run this: {reason}")
     return name
 
 
-def _offered(name: str, x: Tensor, y: Tensor) -> bool:
-    return _OFFERED[name] is None or _OFFERED[name](x, y)
+def offered(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
+    """Whether "auto" takes this backend, if it can run these inputs and none before it can."""
+    return _OFFERED[name] is None or _OFFERED[name](x, y, kernel)
 
 
 def check(name: str) -> str:
@@ -92,15 +97,21 @@ def get(name: str) -> Backend:
     return _BACKENDS[name]
 
 
-from ddeq_fast.backends import compiled, dense, keops, sliced, triton  # noqa: E402
+from ddeq_fast.backends import compiled, costs, dense, keops, ring, sliced, triton  # noqa: E402
+
+
+def _only_when_named(x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
+    return False
+
 
 register("dense", dense)
-register("compiled", compiled, prefer=True, offer=compiled.worthwhile)
-register("keops", keops, offer=lambda x, y: False)
-# An estimate: only when named.
-register("sliced", sliced.Sliced(), offer=lambda x, y: False)
-# Less precise: only when named.
-register("triton-tf32", triton.Triton("tf32"), offer=lambda x, y: False)
-register("triton-bf16", triton.Triton("bf16"), offer=lambda x, y: False)
-# Off a GPU it is interpreted: only when named.
-register("triton", triton.Triton(), prefer=True, offer=lambda x, y: x.is_cuda)
+# On the CPU the measured table decides.
+register("compiled", compiled, prefer=True, offer=functools.partial(costs.worthwhile, "compiled"))
+register("keops", keops, offer=_only_when_named)  # slower than the others wherever it was measured
+register("ring", ring.Ring(), offer=_only_when_named)  # a sum over processes, which only they can mean
+register("sliced", sliced.Sliced(), offer=_only_when_named)  # an estimate
+register("triton-tf32", triton.Triton("tf32"), offer=_only_when_named)  # less precise
+register("triton-bf16", triton.Triton("bf16"), offer=_only_when_named)
+# On a GPU, not measured: the kernels move no matrix through memory, which bounds all else there. Off it they are
+# interpreted.
+register("triton", triton.Triton(), prefer=True, offer=lambda x, y, kernel: x.is_cuda)

@@ -17,8 +17,6 @@ from ddeq_fast.backends import dense
 from ddeq_fast.radial import KNOWN, RadialKernel, Riesz
 
 MAX_DIMENSION = 8
-# Pairs from which compiling, a few seconds, is sooner done than dense matrices: for "auto" alone.
-WORTH_COMPILING = 1 << 28
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
 # away after all, it stays small.
 TILE = 1 << 23
@@ -35,11 +33,6 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         return f"needs d <= {MAX_DIMENSION}, got d = {x.shape[-1]}"
     unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in KNOWN]
     return f"has no code for the kernel {', '.join(unknown)}" if unknown else None
-
-
-def worthwhile(x: Tensor, y: Tensor) -> bool:
-    """Whether there are pairs enough to pay for the compiler."""
-    return x.shape[0] * x.shape[1] * y.shape[1] >= WORTH_COMPILING and not torch.compiler.is_compiling()
 
 
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):

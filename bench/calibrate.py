@@ -1,0 +1,110 @@
+"""Measure what the backends cost on this CPU, and write the table by which backend="auto" chooses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+
+from bench import machine
+from bench.measure import seconds
+from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz, backends, potential_and_field
+from ddeq_fast.backends import costs
+
+# Points by dimension: enough to fill the tiles, few enough to be done in a second.
+SIZES = {"dense": 2000, "compiled": 6000, "keops": 4000}
+DIMENSIONS = {
+    "dense": (1, 2, 3, 4, 8, 9, 16, 32, 64, 128),
+    "compiled": (1, 2, 3, 4, 8),
+    "keops": (2, 3, 8, 16, 64),
+}
+KERNELS = (Riesz(1.5), Gaussian(1.0), Laplacian(1.0), InverseMultiquadric(1.0))
+# Memory beyond inputs and results in bytes, for each point and for each of its coordinates: what the code allocates.
+MEMORY = {"compiled": (8, 12), "keops": (4, 8), "sliced": (96, 8)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench calibrate", description=__doc__)
+    parser.add_argument("--out", type=Path, default=costs.PATH, help="file to write (default: the package's own)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Measure and write; prints what it measures."""
+    args = _parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    entries = {}
+    for name, n in SIZES.items():
+        reason = backends.get(name).unsupported(*_probe(3), Riesz(1.0))
+        if reason is None:
+            entries[name] = _pairs(name, n)
+        else:
+            print(f"{name} left out: {reason}")
+    entries["sliced"] = _sliced()
+    for name, (point, number) in MEMORY.items():
+        if name in entries:
+            entries[name] |= {"point_bytes": point, "number_bytes": number}
+    content = {"machine": machine.describe(), "threads": args.threads, "backends": entries}
+    args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {args.out.name}")
+    return 0
+
+
+def _probe(d: int):
+    x = torch.zeros(1, 1, d)
+    return x, x
+
+
+def _time(name: str, n: int, d: int, kernel: RadialKernel = Riesz(1.0), dtype=torch.float32) -> float:  # noqa: B008
+    """Time of one call on n points against themselves: the least of several medians."""
+    generator = torch.Generator().manual_seed(0)
+    x, v = torch.randn(n, d, generator=generator).to(dtype), torch.randn(n, generator=generator).to(dtype)
+
+    def run():
+        potential_and_field(x, x, v, kernel, backend=name)
+
+    return min(seconds(run, "cpu", budget=0.2) for _ in range(2))
+
+
+def _first(name: str) -> float:
+    """Time of the first call of all; pykeops keeps what it has compiled, in a folder that is to be empty for this."""
+    x = torch.zeros(10, 3)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        started = time.perf_counter()
+        potential_and_field(x, x, backend=name)
+        taken = time.perf_counter() - started
+    return taken
+
+
+def _pairs(name: str, n: int) -> dict:
+    """Entry of a backend that sums over all pairs."""
+    first = _first(name)
+    call = _time(name, 10, 3)
+    pairs = {str(d): (_time(name, n, d) - call) / n**2 for d in DIMENSIONS[name]}
+    base = _time(name, n, 3)
+    kernels = {"riesz": 1.0} | {costs.kind(k): round(_time(name, n, 3, k) / base, 2) for k in KERNELS}
+    double = round(_time(name, n, 3, dtype=torch.float64) / base, 2)
+    entry = {
+        "call": float(f"{call:.2g}"),
+        "first": 0.0 if name == "dense" else float(f"{first:.2g}"),
+        "pairs": {d: float(f"{value:.3g}") for d, value in pairs.items()},
+        "kernels": kernels,
+        "float64": double,
+    }
+    print(name, json.dumps(entry), flush=True)
+    return entry
+
+
+def _sliced() -> dict:
+    """Entry of the sliced backend: time for each direction, point and doubling of the points."""
+    n, directions = 200_000, backends.get("sliced").directions
+    call = _time("sliced", 10, 3)
+    points = (_time("sliced", n, 3) - call) / (directions * 2 * n * torch.tensor(2.0 * n).log2().item())
+    entry = {"call": float(f"{call:.2g}"), "directions": directions, "points": float(f"{points:.3g}")}
+    print("sliced", json.dumps(entry), flush=True)
+    return entry
