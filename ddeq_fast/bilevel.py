@@ -12,8 +12,6 @@ That is one tangent of the op, one product with J and one with its transpose; co
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,7 +20,7 @@ from ddeq_fast.implicit import Backward, BackwardInfo
 from ddeq_fast.library import encode, tangent_op
 from ddeq_fast.mmd import signed_measure
 from ddeq_fast.radial import Gaussian, RadialKernel, Riesz
-from ddeq_fast.solvers.iterate import ConvergenceWarning
+from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.validation import check_integer, check_number
 
@@ -75,14 +73,7 @@ class Bilevel(Backward):
         """What dL/dZ = `gradient` at the equilibrium z amounts to as a gradient of F(z), (B, n, d)."""
         hessian = _Hessian(self, problem, z, info)
         motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
-        missed = ~(info.residual <= self.tol)
-        if bool(missed.any()):
-            warnings.warn(
-                f"backward: {int(missed.sum())} of {missed.numel()} samples ended above a residual of {self.tol:g} "
-                f"(worst {float(info.residual.max()):.2g})",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
         return -hessian.pull(motion)[1]
 
 
@@ -118,11 +109,7 @@ class _Hessian:
         self.kernel = encode(kernel)
         diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(z.new_zeros(()))))
         self.damping = (options.damping * diagonal)[:, None, None]
-        self.moving = torch.ones_like(z[..., :1], dtype=torch.bool)
-        if problem.weights is not None:
-            self.moving &= problem.weights[..., None] > 0
-        if problem.frozen is not None:
-            self.moving &= ~problem.frozen.reshape(self.moving.shape)
+        self.moving = problem.moving(z)
 
     def held(self, v: Tensor) -> Tensor:
         """v without the components of padding and of frozen particles."""

@@ -12,7 +12,6 @@ autograd graph through a few evaluations of F:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.solvers.anderson import empty_history, mix
-from ddeq_fast.solvers.iterate import ConvergenceWarning
+from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.validation import check_choice, check_integer, check_number, check_share
 
@@ -100,14 +99,7 @@ class ImplicitFunction(Backward):
 
             with torch.no_grad():
                 g, info.residual = _METHODS[self.method](transpose, g0, self)
-            missed = info.residual > self.tol
-            if bool(missed.any()):
-                warnings.warn(
-                    f"backward: {int(missed.sum())} of {missed.numel()} samples ended above a residual of "
-                    f"{self.tol:g} (worst {float(info.residual.max()):.2g})",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
+            warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
             return g
 
         tracked.register_hook(solve)
@@ -196,11 +188,7 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     """
     check_number("step", step)
     z = z.detach()
-    moving = torch.ones_like(z[..., :1], dtype=torch.bool)
-    if problem.weights is not None:
-        moving &= problem.weights[..., None] > 0
-    if problem.frozen is not None:
-        moving &= ~problem.frozen.reshape(moving.shape)
+    moving = problem.moving(z)
     direction = (torch.randn_like(z) if direction is None else direction) * moving
     change = (problem.image(z + step * direction) - problem.image(z)) / step * moving
     return change.square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)

@@ -13,7 +13,7 @@ from ddeq_fast.validation import check_integer, check_number, check_share
 
 
 class History(NamedTuple):
-    """The last iterates z_j and their residuals F(z_j) - z_j, both (B, depth, size), in a ring."""
+    """The last iterates z_j and their residuals F(z_j) - z_j, both (B, depth, size), newest first."""
 
     z: Tensor
     g: Tensor
@@ -34,14 +34,10 @@ def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge:
     """
     flat_z, flat_g = z.flatten(1), (y - z).flatten(1)
     depth = history.z.shape[1]
-    slot = step % depth
-    z_ring, g_ring = (ring.clone() for ring in history)
-    z_ring[:, slot], g_ring[:, slot] = flat_z, flat_g
-    others = [j for j in range(min(step + 1, depth)) if j != slot]
-    move, gain = flat_z, flat_g
+    others, move, gain = min(step, depth - 1), flat_z, flat_g
     if others:
-        dz = z_ring[:, others] - flat_z[:, None]
-        dg = g_ring[:, others] - flat_g[:, None]
+        dz = history.z[:, :others] - flat_z[:, None]
+        dg = history.g[:, :others] - flat_g[:, None]
         norm = torch.linalg.vector_norm(dg, dim=-1, keepdim=True)
         # Differences of the size of rounding errors say nothing, and would extrapolate to infinity.
         floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1)
@@ -54,7 +50,8 @@ def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge:
         gamma = torch.where(gamma.isfinite(), gamma, 0).to(z.dtype) * inverse
         move = flat_z - (gamma.mT @ dz).squeeze(1)
         gain = flat_g - (gamma.mT @ dg).squeeze(1)
-    return (move + mixing * gain).view_as(z), History(z_ring, g_ring)
+    kept = (torch.cat((flat[:, None], old[:, :-1]), 1) for flat, old in zip((flat_z, flat_g), history, strict=True))
+    return (move + mixing * gain).view_as(z), History(*kept)
 
 
 class Anderson(IterativeSolver):
@@ -109,8 +106,7 @@ class Anderson(IterativeSolver):
         return empty_history(z, self.depth)
 
     def step(self, problem, z, y, vjp, state, step):
-        for still in (problem.frozen, None if problem.weights is None else problem.weights == 0):
-            if still is not None:
-                y = torch.where(still[..., None], z, y)
+        if problem.frozen is not None or problem.weights is not None:
+            y = torch.where(problem.moving(z), y, z)
         z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
         return z_next, state, y - z

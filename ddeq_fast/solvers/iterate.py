@@ -41,13 +41,19 @@ class Solution(NamedTuple):
 
 def warn_if_unconverged(name: str, info: SolveInfo, tol: float) -> None:
     """Issue a `ConvergenceWarning` that counts the samples above the tolerance; with tol = 0 none is expected."""
-    missed = ~info.converged
-    if tol > 0 and bool(missed.any()):
+    if tol > 0:
+        warn_of(name, info.residual, info.converged, tol, stacklevel=4)
+
+
+def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, stacklevel: int = 3) -> None:
+    """Issue a `ConvergenceWarning` if some samples have not converged."""
+    missed = ~converged
+    if bool(missed.any()):
         warnings.warn(
             f"{name}: {int(missed.sum())} of {missed.numel()} samples ended above a residual of {tol:g} "
-            f"(worst {float(info.residual.max()):.2g})",
+            f"(worst {float(residual.max()):.2g})",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -84,7 +90,7 @@ class _Run:
 
     def run(self) -> Solution:
         solver, z, state = self.solver, self.z.clone(), None
-        moving = torch.ones_like(self.rows, dtype=torch.bool)
+        moving, everyone = torch.ones_like(self.rows, dtype=torch.bool), True
         for step in range(solver.max_steps + 1):
             last = step == solver.max_steps
             check = last or step % solver.check_every == 0
@@ -92,7 +98,7 @@ class _Run:
                 y, vjp = self.problem.linearise(z)
             else:
                 y, vjp = self.problem.image(z), None
-            self.evaluations[self.rows[moving]] += 1
+            self.evaluations.index_add_(0, self.rows, moving.long())
             if step == 0:
                 state = solver.init(self.problem, z, y)
             if not last:
@@ -107,14 +113,18 @@ class _Run:
                 finite = z.isfinite().all(-1).all(-1) & y.isfinite().all(-1).all(-1)
                 moving = self._record(squared.masked_fill(~finite, torch.nan), z, moving, step)
             self._show(step, z, moving)
-            if check:
-                if last or not bool(moving.any()):
+            if last:
+                break
+            if check:  # the device is waited for here, and between two checks nowhere
+                count = int(moving.sum())
+                everyone = count == len(moving)
+                if not count:
                     break
-                if self.problem.separable and not bool(moving.all()):
-                    keep = moving.nonzero().squeeze(1)
+                if self.problem.separable and not everyone:
+                    keep, everyone = moving.nonzero().squeeze(1), True
                     self.problem, self.rows, moving = self.problem.select(keep), self.rows[keep], moving[keep]
                     proposal, state, z = tree.select((proposal, state, z), keep)
-            z = proposal if bool(moving.all()) else torch.where(moving[:, None, None], proposal, z)
+            z = proposal if everyone else torch.where(moving[:, None, None], proposal, z)
         converged = self.residual <= solver.tol
         return Solution(self.z, SolveInfo(self.evaluations, self.residual, converged, self.scale))
 
