@@ -1,0 +1,148 @@
+"""Large clouds: time and memory of exact and sliced sums against the number of points, each in one call."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from bench import machine
+from bench.measure import peak_memory
+from bench.report import COLOURS, duration
+from ddeq_fast import Riesz, backends, potential_and_field
+
+# Points of each cloud; the last of each list shows what is possible, see README.
+SIZES = {
+    "dense": (1000, 2000, 4000, 8000),
+    "keops": (1000, 2000, 4000, 8000, 20_000),
+    "compiled": (1000, 2000, 4000, 8000, 20_000, 64_000, 200_000),
+    "sliced": (1000, 10_000, 100_000, 500_000, 2_000_000),
+}
+DIMENSION = 3
+# Targets that are checked against float64.
+CHECKED = 64
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench large", description=__doc__)
+    parser.add_argument("--methods", nargs="+", choices=list(SIZES), default=list(SIZES), help="default: all")
+    parser.add_argument("--largest", type=int, default=max(map(max, SIZES.values())), help="leave out larger clouds")
+    parser.add_argument("--json", type=Path, help="write machine and results to this file")
+    parser.add_argument("--plot", type=Path, help="draw time and memory against the number of points to this PNG")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print a table, write what was asked for."""
+    args = _parser().parse_args(argv)
+    described = machine.describe()
+    print(", ".join(f"{key} {value}" for key, value in described.items()) + "\n")
+    print("potential and field of n points on themselves in three dimensions, float32, Riesz(1)\n")
+    print("| backend | n | time | pairs/s | memory beyond the clouds | relative error |\n|---|---|---|---|---|---|")
+    rows = []
+    for method in args.methods:
+        probe = torch.empty(1, 1, DIMENSION)
+        reason = backends.get(method).unsupported(probe, probe, Riesz(1.0))
+        if reason is not None:
+            print(f"{method} left out: {reason}")
+            continue
+        for n in SIZES[method]:
+            if n <= args.largest:
+                rows.append(measure(method, n))
+                print(_line(rows[-1]), flush=True)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        if sum(row["method"] == method for row in rows) > 1:
+            print(f"\n{method}: time grows as n^{slope(rows, method):.2f}", end="")
+    print()
+    if args.json:
+        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+def measure(method: str, n: int) -> dict:
+    """Time, memory and error of one method on n points: the best of a second's worth of calls, once compiled."""
+    generator = torch.Generator().manual_seed(0)
+    x, v = torch.randn(n, DIMENSION, generator=generator), torch.rand(n, generator=generator)
+    results = []
+
+    def run():
+        results[:] = potential_and_field(x, x, v, backend=method)
+
+    few = x[: min(n, 1000)]
+    potential_and_field(few, few, v[: len(few)], backend=method)  # compiled, if it needs to be
+    _trim()
+    started = time.perf_counter()
+    memory = peak_memory(run, "cpu")
+    times = [time.perf_counter() - started]
+    while sum(times) < 1.0 or (len(times) < 3 and times[0] < 5):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    exact = potential_and_field(x[:CHECKED].double(), x.double(), v.double(), backend="dense")
+    errors = [float((a[:CHECKED].double() - b).norm() / b.norm()) for a, b in zip(results, exact, strict=True)]
+    return {"method": method, "n": n, "seconds": min(times), "peak_bytes": memory, "error": max(errors)}
+
+
+def _trim() -> None:
+    """Give memory freed by earlier measurements back, so that the next is seen to take it."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _line(row: dict) -> str:
+    cells = [row["method"], f"{row['n']:,}", duration(row["seconds"]), f"{row['n'] ** 2 / row['seconds']:.2e}"]
+    return "| " + " | ".join([*cells, f"{row['peak_bytes'] / 2**20:.0f} MiB", f"{row['error']:.1e}"]) + " |"
+
+
+def slope(rows: list[dict], method: str) -> float:
+    """Exponent of n in the time between a method's two largest clouds."""
+    (n, a), (m, b) = sorted((row["n"], row["seconds"]) for row in rows if row["method"] == method)[-2:]
+    return math.log(b / a) / math.log(m / n)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Time and memory against n, with the slopes they should have, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        part = [row for row in rows if row["method"] == method]
+        colour = COLOURS.get(method, "#56B4E9")
+        left.loglog([r["n"] for r in part], [r["seconds"] for r in part], "o-", color=colour, label=method)
+        taken = [(r["n"], r["peak_bytes"] / 2**20) for r in part if r["peak_bytes"]]
+        right.loglog(*zip(*taken, strict=True), "o-", color=colour, label=method)
+    laws = {"exact": (lambda n: n**2, "n²"), "sliced": (lambda n: n * math.log(n), "n log n")}
+    for method, (law, text) in (("compiled", laws["exact"]), ("sliced", laws["sliced"])):
+        _guide(left, [(r["n"], r["seconds"]) for r in rows if r["method"] == method], law, text)
+        _guide(right, [(r["n"], r["peak_bytes"] / 2**20) for r in rows if r["method"] == method], lambda n: n, "n")
+    left.set(title="time of one call", xlabel="points n", ylabel="seconds")
+    right.set(title="memory beyond the clouds", xlabel="points n", ylabel="MiB")
+    for axis in (left, right):
+        axis.grid(alpha=0.3, which="both")
+    left.legend()
+    figure.savefig(path)
+
+
+def _guide(axis, points: list[tuple[float, float]], law, text: str) -> None:
+    """A dashed line of the given law through the last of the points, over its last decade and a half."""
+    if not points:
+        return
+    end, value = max(points)
+    start = end / 30
+    axis.loglog([start, end], [value * law(start) / law(end), value], "--", color="0.5", linewidth=1)
+    axis.annotate(
+        text, (start, value * law(start) / law(end)), color="0.4", xytext=(8, -10), textcoords="offset points"
+    )
