@@ -37,6 +37,9 @@ class Config:
     entropy: float = _option(
         0.0, "weight of the entropy of the points that complete a cloud, which spreads them", low=0.0
     )
+    chamfer: float = _option(
+        0.0, "weight of the Chamfer distance in the loss of completion, beside squared MMD", low=0.0
+    )
     bandwidth: float = _option(1.0, "bandwidth of the density in that entropy", low=1e-12)
     dim_z: int = _option(64, "dimension of the latent particles", low=1)
     particles: int = _option(10, "latent particles", low=1)
@@ -49,10 +52,16 @@ class Config:
     tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
     max_steps: int = _option(60, "most steps of the solver", low=1)
     flow_lr: float = _option(1.0, "step size of the solver flow", low=1e-12)
+    flow_decay: float = _option(1.0, "factor on that after every step", low=1e-12)
+    flow_gradient: str = _option("autodiff", "of the flow: autodiff, through F too, or witness, which costs a third")
     backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
+    phantom_steps: int = _option(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
     epochs: int = _option(40, "passes over the training clouds", low=1)
     batch_size: int = _option(64, "clouds a step", low=1)
+    batching: str = _option(
+        "shuffled", "order of an epoch: shuffled, or by-length: similar sizes together, less padding"
+    )
     lr: float = _option(3e-3, "largest learning rate of AdamW", low=1e-12)
     schedule: str = _option("cosine", "decay of the learning rate: cosine to zero, or in steps")
     step_epochs: int = _option(2, "epochs a step of that schedule", low=1)
@@ -80,6 +89,8 @@ class Config:
         check_choice("data", self.data, data.names())
         check_choice("intensity", self.intensity, INTENSITIES)
         check_choice("remove", self.remove, REMOVALS)
+        check_choice("flow_gradient", self.flow_gradient, ("autodiff", "witness"))
+        check_choice("batching", self.batching, ("shuffled", "by-length"))
         check_choice("schedule", self.schedule, ("cosine", "step"))
         check_choice("solver", self.solver, solvers.names())
         check_choice("backward", self.backward, backwards.BACKWARDS)
@@ -127,8 +138,11 @@ class Config:
             dropout=self.dropout,
         )
         steps = {"max_steps": self.max_steps}
-        options = {"auto": {"anderson": steps}, "flow": {"lr": self.flow_lr, **steps}}.get(self.solver, steps)
-        parts = {"solver": solvers.make(self.solver, tol=self.tol, **options), "backward": self.backward}
+        flow = {"lr": self.flow_lr, "lr_decay": (self.flow_decay, 1), "gradient": self.flow_gradient, **steps}
+        options = {"auto": {"anderson": steps}, "flow": flow}.get(self.solver, steps)
+        solver = solvers.make(self.solver, tol=self.tol, **options)
+        phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
+        parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}
         if self.task == "complete":
             return Completer(transport, self.growth, image=True, **parts)
         return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)

@@ -37,12 +37,35 @@ PRESETS = {
     "digits": Preset("8 x 8 digits of scikit-learn; about 98 % in two minutes on one CPU core", {}),
     "mnist-classify": Preset(
         "MNIST digits, sized for two CPU cores: half the paper's width, clouds of 80 points, Anderson acceleration",
-        {"data": "mnist", "max_points": 80, "epochs": 40, "threads": 2},
+        {"data": "mnist", "max_points": 80, "epochs": 40, "threads": 2, "batching": "by-length"},
     ),
     "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
     "mnist-complete": Preset(
-        "MNIST digits without two clusters, sized for two CPU cores: a quarter of the paper's width, 10 flow steps",
-        {},
+        "MNIST digits without two clusters, sized for two CPU cores: a quarter of the paper's width, clouds of 100 "
+        "points, 4 flow steps, Chamfer distance beside MMD in the loss",
+        {
+            "task": "complete",
+            "data": "mnist",
+            "intensity": "none",
+            "max_points": 100,
+            "growth": 1.4,
+            "chamfer": 1.0,
+            "dim_z": 32,
+            "heads": 4,
+            "dim_lift": 32,
+            "solver": "flow",
+            "max_steps": 4,
+            "flow_lr": 30.0,
+            "flow_decay": 0.7,
+            "flow_gradient": "witness",
+            "phantom_steps": 2,
+            "jacobian": 0.0,
+            "batch_size": 32,
+            "batching": "by-length",
+            "lr": 2e-3,
+            "epochs": 50,
+            "threads": 2,
+        },
     ),
     "mnist-complete-paper": Preset(
         "MNIST digits without two clusters, the paper's sizes; for a GPU", _MNIST | _COMPLETE

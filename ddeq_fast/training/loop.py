@@ -185,7 +185,8 @@ class Trainer:
     def batches(self):
         """Batches from the present step to the end of its epoch."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = self.dataset.train.order(self.config.batch_size, self.config.seed, epoch)
+        by_length = self.config.batching == "by-length"
+        order = self.dataset.train.order(self.config.batch_size, self.config.seed, epoch, by_length)
         for place, indices in enumerate(order[done:], start=done):
             batch = self.dataset.train.batch(indices)
             if self.config.jitter > 0:

@@ -100,7 +100,11 @@ class Partial(NamedTuple):
 
 
 class Completion(Task):
-    """Whole clouds from their observed parts; squared MMD to the whole, less a multiple of the new points' entropy."""
+    """Whole clouds from their observed parts.
+
+    The loss is the squared MMD to the whole, plus a multiple of the Chamfer distance, less one of the entropy of
+    the new points.
+    """
 
     score = "chamfer"
     lower_is_better = True
@@ -131,6 +135,9 @@ class Completion(Task):
     def loss(self, output, inputs):
         whole = inputs.whole
         loss = squared_mmd(output.points, whole.points, x_weights=output.weights, y_weights=whole.weights).mean()
+        if self.config.chamfer > 0:
+            mask = output.weights > 0
+            loss = loss + self.config.chamfer * chamfer(output.points, whole.points, mask, whole.mask).mean()
         if self.config.entropy > 0:
             new = (output.weights > 0) & ~output.observed
             loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, new).mean()
