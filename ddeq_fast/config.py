@@ -6,12 +6,16 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import torch
+
 from ddeq_fast import backwards, data, solvers
 from ddeq_fast.data.partial import REMOVALS, Clusters, Fraction
 from ddeq_fast.data.pixels import INTENSITIES
 from ddeq_fast.models import Classifier, Completer
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.validation import check_choice, check_integer, check_number
+
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def _option(default, text: str, low=None, high=None):
@@ -55,6 +59,9 @@ class Config:
     flow_decay: float = _option(1.0, "factor on that after every step", low=1e-12)
     flow_gradient: str = _option("autodiff", "of the flow: autodiff, through F too, or witness, which costs a third")
     backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
+    precision: str = _option(
+        "float32", "of F: float32, or bfloat16 for mixed precision on a GPU; particles keep float32"
+    )
     phantom_steps: int = _option(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
     epochs: int = _option(40, "passes over the training clouds", low=1)
@@ -90,6 +97,7 @@ class Config:
         check_choice("intensity", self.intensity, INTENSITIES)
         check_choice("remove", self.remove, REMOVALS)
         check_choice("flow_gradient", self.flow_gradient, ("autodiff", "witness"))
+        check_choice("precision", self.precision, _PRECISIONS)
         check_choice("batching", self.batching, ("shuffled", "by-length"))
         check_choice("schedule", self.schedule, ("cosine", "step"))
         check_choice("solver", self.solver, solvers.names())
@@ -142,7 +150,11 @@ class Config:
         options = {"auto": {"anderson": steps}, "flow": flow}.get(self.solver, steps)
         solver = solvers.make(self.solver, tol=self.tol, **options)
         phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
-        parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}
+        parts = {
+            "solver": solver,
+            "backward": backwards.make(self.backward, **phantom),
+            "precision": _PRECISIONS[self.precision],
+        }
         if self.task == "complete":
             return Completer(transport, self.growth, image=True, **parts)
         return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)
