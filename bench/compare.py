@@ -1,0 +1,194 @@
+"""Training DDEQ and other networks on the same clouds by the same loop: accuracy, parameters, time.
+
+Every model is trained with the settings of the DDEQ preset of the task, or of the run given by --ddeq: clouds,
+augmentation, epochs, batches, optimizer, schedule and loss. Its own are the learning rate, found by a short search, and
+that a model without equilibrium has no penalty on the Jacobian. Results are those after the last epoch, on held-out
+clouds. Times are those of the training steps, without evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from bench import machine
+from bench.baselines.pcn import PCN
+from bench.baselines.point_transformer import PointTransformer
+from bench.baselines.pointnet import PointNet
+from ddeq_fast import training
+from ddeq_fast.checkpoints import write_atomically
+from ddeq_fast.config import Config
+from ddeq_fast.data import Dataset
+from ddeq_fast.presets import PRESETS
+from ddeq_fast.validation import check_choice
+
+# What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.
+PRESET = {
+    "classify": {"digits": "digits", "mnist": "mnist-classify"},
+    "complete": {"digits": "mnist-complete", "mnist": "mnist-complete"},
+}
+
+
+class Model(NamedTuple):
+    """text: its name in tables; lr: largest learning rate; build: from settings and data."""
+
+    text: str
+    lr: float
+    build: Callable[[Config, Dataset], nn.Module]
+
+
+def _pcn(keep: bool) -> Callable[[Config, Dataset], PCN]:
+    return lambda config, data: PCN(data.dim, max(map(len, data.train.points)), config.growth, keep)
+
+
+MODELS = {
+    "classify": {
+        "pointnet": Model("PointNet", 3e-3, lambda config, data: PointNet(data.dim, data.classes)),
+        "transformer": Model("point transformer", 3e-3, lambda config, data: PointTransformer(data.dim, data.classes)),
+    },
+    "complete": {
+        "pcn": Model("PCN, as published: makes the whole cloud", 3e-3, _pcn(False)),
+        "pcn-keep": Model("PCN that keeps the partial cloud", 3e-3, _pcn(True)),
+    },
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ["ddeq", *(name for models in MODELS.values() for name in models)]
+    default = {"default": argparse.SUPPRESS}  # so that what was not asked for stays as the preset or the run has it
+    parser.add_argument("--task", choices=list(MODELS), help="default: classify", **default)
+    parser.add_argument("--data", choices=["digits", "mnist"], help="default: digits", **default)
+    parser.add_argument("--root", help="folder of the data's files", **default)
+    parser.add_argument("--epochs", type=int, help="passes over the training clouds, for every model", **default)
+    parser.add_argument("--max-points", type=int, help="cut larger clouds to so many points, 0 for none", **default)
+    parser.add_argument("--seed", type=int, help="of weights, order and augmentation", **default)
+    parser.add_argument("--threads", type=int, help="CPU threads", **default)
+    parser.add_argument("--device", help="cpu, cuda...", **default)
+    parser.add_argument("--models", nargs="+", choices=names, help="default: all of the task")
+    parser.add_argument("--ddeq", type=Path, metavar="RUN", help="settings and results of this run folder, not trained")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the run folders of all models there")
+    parser.add_argument("--json", type=Path, help="write machine, settings and results to this file")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def settings(asked: dict, run: Path | None) -> Config:
+    """Those of a run folder, or of the preset for the task and data asked for, with the changes asked for.
+
+    Raises ValueError for a change that would make the comparison with the run unequal.
+    """
+    if run is None:
+        chosen = {"task": "classify", "data": "digits", **asked}
+        return Config(**{**PRESETS[PRESET[chosen["task"]][chosen["data"]]].settings, **chosen})
+    config = training.read_config(run)
+    for name, value in asked.items():
+        if name not in ("root", "threads", "device") and value != getattr(config, name):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} {value}: the models must be trained as {run} was, {getattr(config, name)}")
+    return replace(config, **asked)
+
+
+def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> dict:
+    """Parameters of a model and what its run's metrics tell; raises ValueError if the run has not come to its end."""
+    times, before, test = [], 0.0, {"step": 0}
+    for entry in training.read_metrics(folder):
+        if entry["split"] == "train":
+            times.append(entry["seconds"] - before)
+        else:
+            test = entry
+        before = entry["seconds"]
+    steps = config.epochs * -(-len(data.train) // config.batch_size)
+    if test["step"] != steps:
+        raise ValueError(f"{folder} has no result after {steps} steps, its last is after {test['step']}")
+    kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd")
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "lr": config.lr,
+        "train_seconds": sum(times),
+        "step_seconds": median(times),
+        **{key: test[key] for key in kept if key in test},
+    }
+
+
+def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool = True) -> dict:
+    """Train a model of the task, by name, in a new folder; returns its row of the table."""
+    if name == "ddeq":
+        text, build = "DDEQ", None
+    else:
+        text, lr, build = MODELS[config.task][name]
+        config = replace(config, lr=lr, jacobian=0.0)
+    trainer = training.Trainer(config, folder, data, build)
+    trainer.fit(progress=progress)
+    return {"model": text, **results(folder, trainer.model, config, data)}
+
+
+def report(rows: list[dict], config: Config, data: Dataset) -> str:
+    """The rows as a Markdown table; Chamfer distance and squared MMD with their ratio to the partial clouds' own."""
+    clouds = f"{len(data.train):,} clouds, {len(data.test):,} held out"
+    cut = f" of at most {config.max_points} points" if config.max_points else ""
+    lines = [f"{config.task} {data.name}: {clouds}{cut}; {config.epochs} epochs, batches of {config.batch_size}", ""]
+    scores = ["accuracy"] if config.task == "classify" else ["Chamfer distance", "squared MMD"]
+    lines.append(f"| model | parameters | {' | '.join(scores)} | training | a step |")
+    lines.append("|---" * (len(scores) + 4) + "|")
+    if config.task == "complete":
+        lines.append("| the partial cloud itself | | {partial_chamfer:.4f} | {partial_mmd:.5f} | | |".format(**rows[0]))
+    for row in rows:
+        if config.task == "classify":
+            cells = [f"{row['accuracy']:.2%}"]
+        else:
+            cells = [f"{row['chamfer']:.4f} ({row['chamfer'] / row['partial_chamfer']:.2f})"]
+            cells.append(f"{row['mmd']:.5f} ({row['mmd'] / row['partial_mmd']:.2f})")
+        cells += [f"{row['train_seconds']:.0f} s", f"{1e3 * row['step_seconds']:.0f} ms"]
+        lines.append(f"| {row['model']} | {row['parameters']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
+    """Train the models, print the table, write the JSON file after every model."""
+    torch.set_num_threads(config.threads)
+    described, data, rows = machine.describe(), config.load(), []
+    print(", ".join(f"{key} {value}" for key, value in described.items()), flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            if name == "ddeq" and args.ddeq is not None:
+                model = config.build(data.dim, data.classes)
+                rows.append({"model": "DDEQ", **results(args.ddeq, model, config, data)})
+            else:
+                print(f"training {name}", file=sys.stderr)
+                rows.append(train(name, config, data, (args.runs or Path(scratch)) / name, not args.quiet))
+            if args.json:
+                content = {"machine": described, "settings": asdict(config), "rows": rows}
+                write_atomically(args.json, (json.dumps(content, indent=1) + "\n").encode())
+    print(report(rows, config, data))
+
+
+def main(argv: list[str]) -> int:
+    """Run the comparison; errors of the user's are one line and exit status 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    own = ("models", "ddeq", "runs", "json", "quiet")
+    try:
+        config = settings({name: value for name, value in vars(args).items() if name not in own}, args.ddeq)
+        names = list(dict.fromkeys(args.models or ["ddeq", *MODELS[config.task]]))
+        for name in names:
+            check_choice("--models", name, ("ddeq", *MODELS[config.task]))
+        compare(names, config, args)
+    except training.Interrupted as stop:
+        print(f"bench compare: {stop}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return 0
