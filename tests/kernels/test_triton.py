@@ -225,8 +225,8 @@ def test_pairs_close_to_each_other(closeness, kernel, device, cloud):
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     q = torch.cdist(x.double(), y.double()).square()
     u_terms, f_terms = (v[:, None] * kernel.k(q)).abs().sum(-1), (v[:, None] * kernel.phi(q) * q.sqrt()).abs().sum(-1)
-    assert (u.cpu() - expected_u).norm() <= 2e-6 * u_terms.norm()
-    assert (f.cpu() - expected_f).norm() <= 2e-6 * f_terms.norm()
+    assert (u.cpu() - torch.from_numpy(expected_u)).norm() <= 2e-6 * u_terms.norm()
+    assert (f.cpu() - torch.from_numpy(expected_f)).norm() <= 2e-6 * f_terms.norm()
 
 
 def test_two_clusters_far_apart(device, cloud):
