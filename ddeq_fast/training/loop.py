@@ -8,9 +8,7 @@ several processes agree: each draws for the whole batch and takes its share.
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Split, generator
 from ddeq_fast.implicit import jacobian_norm
 from ddeq_fast.optional import require
+from ddeq_fast.signals import stop_on_signal
 from ddeq_fast.solvers import ConvergenceWarning
 from ddeq_fast.training import tasks
 from ddeq_fast.training.processes import Processes, local_device
@@ -209,7 +208,7 @@ class Trainer:
         bar = require("tqdm", "train").tqdm(
             total=self.total_steps, initial=self.step, disable=not (progress and main), unit="step", file=sys.stderr
         )
-        with _stop_on_signal() as stopped, bar:
+        with stop_on_signal() as stopped, bar:
             stop = False
             while self.step < self.total_steps and not stop:
                 for batch in self.batches():
@@ -314,26 +313,3 @@ def brief(metrics: dict) -> str:
     """The metrics in one line for people; residuals are MMD(Z, F(Z)) relative to the start."""
     words = [text.format(metrics[key]) for key, text in _SHORT.items() if key in metrics]
     return f"{metrics['split']}: {'  '.join(words)}"
-
-
-@contextmanager
-def _stop_on_signal():
-    """An event that SIGINT and SIGTERM set, once; the handlers before are back after that, and at the end."""
-    stopped, before = threading.Event(), {}
-
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        before.clear()
-
-    def stop(number, frame):
-        stopped.set()
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        restore()
