@@ -8,6 +8,7 @@ EXTRAS = {
     "data": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60"],
     "train": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60", "matplotlib>=3.7"],
     "plots": ["matplotlib>=3.7"],
+    "tensorboard": ["tensorboard>=2.14"],
     "triton": ["triton>=3.4; platform_system == 'Linux'"],
     "keops": ["pykeops>=2.2"],
     "torchdeq": ["torchdeq>=0.1"],

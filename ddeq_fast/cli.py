@@ -23,8 +23,9 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a classifier or a completer of point clouds",
-        description="Train a classifier or a completer of point clouds. The run folder receives config.json, "
-        "metrics.jsonl, checkpoints and pictures. Under torchrun, processes share every batch.",
+        description="Train a classifier or a completer of point clouds. The run folder receives config.json,\n"
+        "metrics.jsonl, checkpoints and pictures. Several processes share every batch:\n"
+        "torchrun --nproc-per-node 2 -- $(which ddeq-fast) train ...",
         epilog=_presets(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

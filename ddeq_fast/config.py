@@ -60,7 +60,7 @@ class Config:
     flow_gradient: str = _option("autodiff", "of the flow: autodiff, through F too, or witness, which costs a third")
     backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
     precision: str = _option(
-        "float32", "of F: float32, or bfloat16 for mixed precision on a GPU; particles keep float32"
+        "float32", "of F: float32, or bfloat16 on a GPU, which needs a tol of 1e-2 or so; particles keep float32"
     )
     phantom_steps: int = _option(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)

@@ -196,6 +196,11 @@ def test_an_unusable_device_is_named():
         ({"dropout": 1.0}, ValueError, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"data": "letters"}, ValueError, "data must be one of digits.*; got 'letters'"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
+        ({"task": "segment"}, ValueError, "task must be one of classify, complete; got 'segment'"),
+        ({"remove": "half"}, ValueError, "remove must be one of clusters, fraction; got 'half'"),
+        ({"growth": 1.0}, ValueError, r"growth must lie in \[1.001, inf\), got 1.0"),
+        ({"max_points": -1}, ValueError, "max_points must be at least 0, got -1"),
+        ({"precision": "float16"}, ValueError, "precision must be one of bfloat16, float32; got 'float16'"),
         ({"backward": "none"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'none'"),
         ({"device": 3}, TypeError, "device must be a string, got int"),
     ],
@@ -225,7 +230,17 @@ def test_config_survives_json(small):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"solver": "flow"}, {"solver": "anderson"}, {"backward": "ift"}, {"jacobian": 0.0}]
+    "changes",
+    [
+        {"solver": "flow"},
+        {"solver": "flow", "flow_gradient": "witness", "flow_decay": 0.9},
+        {"solver": "anderson"},
+        {"backward": "ift"},
+        {"phantom_steps": 3},
+        {"jacobian": 0.0},
+        {"batching": "by-length"},
+        {"precision": "bfloat16", "tol": 0.05},
+    ],
 )
 def test_every_kind_of_run_trains(rings, small, tmp_path, changes):
     result = Trainer(small(epochs=1, **changes), tmp_path / "run", rings).fit(progress=False)
