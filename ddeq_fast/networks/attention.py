@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
 
-# On CPUs attention matrices of up to MATRIX_ENTRIES a cloud are formed, CHUNK_ENTRIES at a time, which caches hold:
-# below that, streaming kernels spend more on their blocks, and on gradients of keys and values that nobody asked for,
-# than they save.
+# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold; that many in
+# a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their blocks,
+# and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
 # Widest heads whose moments are prepared: they take (width + 1)^2 numbers a point and head.
 MOMENT_WIDTH = 4
@@ -102,8 +102,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
     `bias` (B, 1, 1, m) or None. Returns (B, heads, n, c).
     """
+    if not on_cpu(q):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if not torch.is_grad_enabled():
+        sums = _sums(q, k, _weighted(v, bias))
+        if sums is not None:
+            return sums[..., 1:] / sums[..., :1]
     entries = q.shape[1] * q.shape[2] * k.shape[2]
-    if not on_cpu(q) or entries > MATRIX_ENTRIES:
+    if entries > MATRIX_ENTRIES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     size = max(1, CHUNK_ENTRIES // entries)
     q = q * q.shape[-1] ** -0.5
@@ -134,32 +140,41 @@ def moments(memory: Memory, bias: Tensor | None) -> Moments | Memory:
     memory = Memory(*(part.detach() for part in memory))
     if not on_cpu(memory.keys) or memory.keys.shape[-1] > MOMENT_WIDTH:
         return memory
-    keys, values = (F.pad(part, (1, 0), value=1.0) for part in memory)
-    if bias is not None:
-        values = values * bias.detach().mT.exp()
+    keys, values = F.pad(memory.keys, (1, 0), value=1.0), _weighted(memory.values, bias)
     return Moments(memory, (keys[..., :, None] * values[..., None, :]).flatten(-2))
 
 
 def attend_to_moments(q: Tensor, moments: Moments, bias: Tensor | None) -> Tensor:
     """`attend`, whose derivative is that in the queries and the first only."""
-    if q.dtype != moments.outer.dtype:  # autocast
+    sums = None
+    if q.dtype == moments.outer.dtype:  # or autocast has been at work
+        sums = _sums(q.detach(), moments.memory.keys, moments.outer)
+    if sums is None:
         return attend(q, *moments.memory, bias)
-    (batch, heads, n, c), m = q.shape, moments.outer.shape[2]
-    queries, keys = (t.detach().flatten(0, 1) for t in (q * c**-0.5, moments.memory.keys))
-    outer = moments.outer.flatten(0, 1)
-    sums = torch.empty(batch * heads, n, outer.shape[-1], dtype=q.dtype)
+    c = q.shape[-1]
+    return _Attended.apply(q, sums.unflatten(-1, (c + 1, c + 1)))
+
+
+def _weighted(v: Tensor, bias: Tensor | None) -> Tensor:
+    """w_j (1, v_j), where log w is the bias: (B, heads, m, c + 1)."""
+    v = F.pad(v, (1, 0), value=1.0)
+    return v if bias is None else v * bias.detach().mT.exp()
+
+
+def _sums(q: Tensor, k: Tensor, rows: Tensor) -> Tensor | None:
+    """sum_j exp(<q_i, k_j> / sqrt(c)) rows_j, (B, heads, n, r), for rows (B, heads, m, r) that start with weights.
+
+    No maximum is taken off, as a softmax does: None where it is needed, the exponentials leaving the range of numbers,
+    and where matrices of entries are too large.
+    """
+    (*shape, n, c), m = q.shape, k.shape[2]
+    if n * m > MATRIX_ENTRIES:
+        return None
     size = max(1, CHUNK_ENTRIES // (n * m))
-    scratch = torch.empty(size, n, m, dtype=q.dtype)
-    for start in range(0, batch * heads, size):
-        part = slice(start, min(start + size, batch * heads))
-        weights = scratch[: part.stop - start]
-        torch.bmm(queries[part], keys[part].mT, out=weights)
-        torch.bmm(weights.exp_(), outer[part], out=sums[part])
-    # No maximum was taken off: it is where the exponentials leave the range of numbers that it is needed.
+    parts = zip(*(t.flatten(0, 1).split(size) for t in (q * c**-0.5, k, rows)), strict=True)
+    sums = torch.cat([torch.bmm(torch.bmm(a, b.mT).exp_(), r) for a, b, r in parts])
     least, most = torch.aminmax(sums[..., 0])
-    if not 1e-20 < least <= most < 1e20:
-        return attend(q, *moments.memory, bias)
-    return _Attended.apply(q, sums.view(batch, heads, n, c + 1, c + 1))
+    return sums.view(*shape, n, -1) if 1e-20 < least <= most < 1e20 else None
 
 
 class _Attended(torch.autograd.Function):
