@@ -17,11 +17,11 @@ from statistics import median
 
 import torch
 
-from bench import machine
+from bench import machine, profile
 from bench.baselines import plain
 from bench.measure import synchronise
 from ddeq_fast.networks import TransportMap
-from ddeq_fast.solvers import Auto, ConvergenceWarning, MMDFlow, Pushforward
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tol", type=float, default=1e-4, help="relative MMD asked of auto (default: %(default)s)")
     options.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--profile", action="store_true", help="say where the time of a step goes, and do no more")
     options.add_argument("--json", type=Path, help="also write the results to this file")
     return options
 
@@ -58,13 +59,34 @@ def _ours(network, x, z0, solver):
         return solver.solve(Pushforward(network, network.encode(x)), z0)
 
 
-def measure(args) -> list[dict]:
-    """A row for each method: seconds for all steps, evaluations, residual, difference from the plain one."""
+def _inputs(args):
+    """(network, input clouds, start clouds)."""
     torch.manual_seed(0)
     options = {"dtype": getattr(torch, args.dtype), "device": args.device}
     network = TransportMap(args.dim_z, 2, heads=args.heads).to(**options)
     x = torch.randn(args.batch, args.points, 2, **options)
-    z0 = torch.randn(args.batch, args.particles, args.dim_z, **options)
+    return network, x, torch.randn(args.batch, args.particles, args.dim_z, **options)
+
+
+def profiled(args) -> str:
+    """Where the time of a step of the flow and of Anderson acceleration goes, as a table."""
+    steps = args.steps
+    solvers = {
+        "flow": MMDFlow(lr=args.lr, max_steps=steps, tol=0.0),
+        "Anderson": Anderson(max_steps=steps, tol=0.0, patience=None),
+    }
+    found = {name: profile.profile(*_inputs(args), solver, args.device) for name, solver in solvers.items()}
+    return _size(args) + "\n\n" + profile.table(found, steps)
+
+
+def _size(args) -> str:
+    size = f"B={args.batch}, M={args.points}, N={args.particles}, d_z={args.dim_z}, {args.heads} heads"
+    return f"DDEQ forward pass, {size}, {args.steps} steps, {args.dtype}, {args.device}"
+
+
+def measure(args) -> list[dict]:
+    """A row for each method: seconds for all steps, evaluations, residual, difference from the plain one."""
+    network, x, z0 = _inputs(args)
 
     def flow(steps):
         return _ours(network, x, z0, MMDFlow(lr=args.lr, max_steps=steps, tol=0.0, check_every=steps))
@@ -115,9 +137,8 @@ def _evaluations(info) -> float:
 
 def report(rows: list[dict], args) -> str:
     """The rows as a Markdown table."""
-    size = f"B={args.batch}, M={args.points}, N={args.particles}, d_z={args.dim_z}, {args.heads} heads"
     lines = [
-        f"DDEQ forward pass, {size}, {args.steps} flow steps, {args.dtype}, {args.device}",
+        _size(args),
         "",
         "| method | seconds | x plain | evaluations | relative MMD | difference from plain |",
         "|---|---|---|---|---|---|",
@@ -136,6 +157,9 @@ def main(argv: list[str]) -> int:
     warnings.simplefilter("ignore", ConvergenceWarning)
     described = machine.describe()
     print(", ".join(f"{key} {value}" for key, value in described.items()))
+    if args.profile:
+        print(profiled(args))
+        return 0
     rows = measure(args)
     print(report(rows, args))
     if args.json:
