@@ -1,9 +1,9 @@
 """Training DDEQ and other networks on the same clouds by the same loop: accuracy, parameters, time.
 
 Every model is trained with the settings of the DDEQ preset of the task, or of the run given by --ddeq: clouds,
-augmentation, epochs, batches, optimizer, schedule and loss. Its own are the learning rate, found by a short search, and
-that a model without equilibrium has no penalty on the Jacobian. Results are those after the last epoch, on held-out
-clouds. Times are those of the training steps, without evaluation.
+augmentation, epochs, batches, optimizer, schedule and loss; and it is so wide that it has about as many parameters. Its
+own are the learning rate, found by a short search, and that a model without equilibrium has no penalty on the Jacobian.
+Results are those after the last epoch, on held-out clouds. Times are those of the training steps, without evaluation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -40,27 +41,47 @@ PRESET = {
 
 
 class Model(NamedTuple):
-    """text: its name in tables; lr: largest learning rate; build: from settings and data."""
+    """text: its name in tables; lr: largest learning rate; build: from settings, data and a width."""
 
     text: str
     lr: float
-    build: Callable[[Config, Dataset], nn.Module]
+    build: Callable[[Config, Dataset, int], nn.Module]
 
 
-def _pcn(keep: bool) -> Callable[[Config, Dataset], PCN]:
-    return lambda config, data: PCN(data.dim, max(map(len, data.train.points)), config.growth, keep)
+def _classifier(kind: type[nn.Module]) -> Callable[[Config, Dataset, int], nn.Module]:
+    return lambda config, data, width: kind(data.dim, data.classes, width)
+
+
+def _pcn(keep: bool) -> Callable[[Config, Dataset, int], PCN]:
+    return lambda config, data, width: PCN(data.dim, max(map(len, data.train.points)), config.growth, keep, width)
 
 
 MODELS = {
     "classify": {
-        "pointnet": Model("PointNet", 3e-3, lambda config, data: PointNet(data.dim, data.classes)),
-        "transformer": Model("point transformer", 3e-3, lambda config, data: PointTransformer(data.dim, data.classes)),
+        "pointnet": Model("PointNet", 3e-3, _classifier(PointNet)),
+        "transformer": Model("point transformer", 3e-3, _classifier(PointTransformer)),
     },
     "complete": {
-        "pcn": Model("PCN, as published: makes the whole cloud", 3e-3, _pcn(False)),
-        "pcn-keep": Model("PCN that keeps the partial cloud", 3e-3, _pcn(True)),
+        "pcn": Model("PCN, which makes the whole cloud", 3e-3, _pcn(False)),
+        "pcn-keep": Model("PCN, keeping the partial cloud", 3e-3, _pcn(True)),
     },
 }
+
+
+def size(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def width(model: Model, config: Config, data: Dataset) -> int:
+    """The width, a multiple of 4, with which a model has about as many parameters as the DDEQ of these settings."""
+    wanted = size(config.build(data.dim, data.classes))
+
+    def excess(candidate: int) -> int:
+        with torch.device("meta"):
+            return abs(size(model.build(config, data, candidate)) - wanted)
+
+    return min(range(4, 513, 4), key=excess)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +136,7 @@ def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> di
         raise ValueError(f"{folder} has no result after {steps} steps, its last is after {test['step']}")
     kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd")
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": size(model),
         "lr": config.lr,
         "train_seconds": sum(times),
         "step_seconds": median(times),
@@ -128,8 +149,9 @@ def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool
     if name == "ddeq":
         text, build = "DDEQ", None
     else:
-        text, lr, build = MODELS[config.task][name]
-        config = replace(config, lr=lr, jacobian=0.0)
+        model = MODELS[config.task][name]
+        text, build = model.text, partial(model.build, width=width(model, config, data))
+        config = replace(config, lr=model.lr, jacobian=0.0)
     trainer = training.Trainer(config, folder, data, build)
     trainer.fit(progress=progress)
     return {"model": text, **results(folder, trainer.model, config, data)}

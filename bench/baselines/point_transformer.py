@@ -81,14 +81,15 @@ class PointTransformer(nn.Module):
     Args:
         dim: of the points.
         classes: classes to tell apart.
-        widths: of the stages.
+        width: of the first stage; the others have twice and three times as much.
         ratio: points of a stage for each one of the next.
         k: neighbours.
     """
 
-    def __init__(self, dim: int, classes: int, widths: tuple[int, ...] = (32, 64, 96), ratio: int = 4, k: int = 8):
+    def __init__(self, dim: int, classes: int, width: int = 32, ratio: int = 4, k: int = 8):
         super().__init__()
         self.ratio, self.k = ratio, k
+        widths = (width, 2 * width, 3 * width)
         self.start = perceptron(dim, widths[0])
         self.down = nn.ModuleList(perceptron(a, b) for a, b in pairwise(widths))
         self.stages = nn.ModuleList(VectorAttention(dim, width) for width in widths)

@@ -40,22 +40,14 @@ class PointNet(nn.Module):
     Args:
         dim: of the points.
         classes: classes to tell apart.
-        widths: of the shared perceptron.
-        hidden: width between its maximum and the class scores.
-        dropout: share of those hidden units that is dropped in training.
+        width: of the first layer; others are multiples of it.
+        dropout: share of hidden units that is dropped between the maximum and the class scores, in training.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        widths: tuple[int, ...] = (64, 128, 384),
-        hidden: int = 192,
-        dropout: float = 0.3,
-    ):
+    def __init__(self, dim: int, classes: int, width: int = 64, dropout: float = 0.3):
         super().__init__()
-        self.shared = perceptron(dim, *widths)
-        self.head = nn.Sequential(perceptron(widths[-1], hidden), nn.Dropout(dropout), nn.Linear(hidden, classes))
+        self.shared = perceptron(dim, width, 2 * width, 6 * width)
+        self.head = nn.Sequential(perceptron(6 * width, 3 * width), nn.Dropout(dropout), nn.Linear(3 * width, classes))
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Classification:
         """Class scores of clouds x (B, n, dim); weights (B, n), zero for padding. Errors as of `DDEQ.forward`."""
