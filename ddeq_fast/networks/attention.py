@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
 
-# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold; that many in
-# a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their blocks,
+# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in a
+# cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their blocks,
 # and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
 # Widest heads whose moments are prepared: they take (width + 1)^2 numbers a point and head.
@@ -147,7 +147,7 @@ def moments(memory: Memory, bias: Tensor | None) -> Moments | Memory:
 def attend_to_moments(q: Tensor, moments: Moments, bias: Tensor | None) -> Tensor:
     """`attend`, whose derivative is that in the queries and the first only."""
     sums = None
-    if q.dtype == moments.outer.dtype:  # or autocast has been at work
+    if q.dtype == moments.outer.dtype and on_cpu(q):  # no autocast, no compiler
         sums = _sums(q.detach(), moments.memory.keys, moments.outer)
     if sums is None:
         return attend(q, *moments.memory, bias)

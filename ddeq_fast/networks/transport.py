@@ -38,6 +38,8 @@ class Context(NamedTuple):
 class TransportMap(nn.Module):
     """The EI network of a DDEQ: bilinear mixing, then self-attention in Z and cross-attention to X.
 
+    `compile(fullgraph=True, dynamic=True)`, inherited, compiles what a solver evaluates; the batch may shrink.
+
     Both clouds are lifted to a narrow width, mixed by the bilinear layer, widened to `dim_z`, and mixed again
     by attention (Geuter et al. 2025, section 4; all normalisations are post-norm). The defaults are the paper's.
 
@@ -127,6 +129,8 @@ class TransportMap(nn.Module):
 
     def prepare(self, context: Context) -> Context:
         """The context of F for many vector-Jacobian products in Z: they get faster, other derivatives are cut."""
+        if self._compiled_call_impl is not None:  # compiled code has its own attention
+            return context
         memories = tuple(moments(memory, context.bias) for memory in context.memories)
         return context._replace(memories=memories)
 

@@ -173,6 +173,7 @@ def test_moments_give_attention_and_its_derivative_in_the_queries(cloud, weighte
     assert close(torch.autograd.grad(found, q, g)[0], torch.autograd.grad(expected, q, g)[0])
     with torch.no_grad():
         assert close(attend_to_moments(q, prepared, bias), expected.detach())
+        assert close(attention.attend(q, *memory, bias), expected.detach())
 
 
 def test_moments_know_no_second_derivative(cloud):
