@@ -1,13 +1,14 @@
 """PCN (Yuan et al., 3DV 2018, "PCN: point completion network"), completion of partial clouds.
 
 Two stacked PointNets make a code of the partial cloud, a perceptron makes coarse points of the code, and small grids
-are folded around each of these. Smaller than published, with layer norms, and trained on the fine points alone, where
-they add a loss on the coarse ones; which loss is the training loop's affair.
+are folded around each of these. Smaller than published, and trained on the fine points alone, where they add a loss on
+the coarse ones; which loss is the training loop's affair.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +38,19 @@ class PCN(nn.Module):
         made = most - int(most / growth) if keep else most
         self.coarse_points = max(1, math.ceil(made / GRID**2))
         code = 4 * width
-        self.first = nn.Sequential(perceptron(dim, width), nn.Linear(width, 2 * width))
-        self.second = nn.Sequential(perceptron(4 * width, 2 * width), nn.Linear(2 * width, code))
-        self.coarse = nn.Sequential(perceptron(code, 2 * width), nn.Linear(2 * width, self.coarse_points * dim))
-        self.fold = nn.Sequential(perceptron(code + dim + 2, width, width), nn.Linear(width, dim))
+        plain = partial(perceptron, norm=nn.Identity)
+        self.first = nn.Sequential(plain(dim, width), nn.Linear(width, 2 * width))
+        self.second = nn.Sequential(plain(4 * width, 2 * width), nn.Linear(2 * width, code))
+        self.coarse = nn.Sequential(plain(code, 2 * width), nn.Linear(2 * width, self.coarse_points * dim))
+        self.fold = nn.Sequential(plain(code + dim + 2, width, width), nn.Linear(width, dim))
         side = STEP * (torch.arange(GRID) - (GRID - 1) / 2)
         self.register_buffer("grid", torch.cartesian_prod(side, side), persistent=False)
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
         """The code (B, c) of clouds x (B, n, dim)."""
-        features = self.first(x)
-        whole = largest(features, mask)[:, None].expand_as(features)
-        return largest(self.second(torch.cat((features, whole), 2)), mask)
+        features = self.first(x[mask])
+        whole = largest(features, mask).repeat_interleave(mask.sum(1), 0)
+        return largest(self.second(torch.cat((features, whole), 1)), mask)
 
     def decode(self, code: Tensor) -> Tensor:
         """Fine points (B, GRID^2 times coarse ones, dim), first one of each coarse point, then another of each..."""

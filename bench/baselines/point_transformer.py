@@ -1,9 +1,11 @@
 """Point transformer (Zhao et al., ICCV 2021, "Point transformer"), classifier.
 
 Vector attention among the nearest neighbours of every point, with a learned encoding of their relative position, in
-stages on fewer and fewer points. Three stages in place of five, narrower than published, and with layer norms in place
-of batch norms, so that padding and the other clouds of a batch have no influence. Where distances are equal, as between
-pixels, the order of the points decides which of them are neighbours or survive.
+stages on fewer and fewer points. Three stages in place of five, narrower than published. Batch norms are of real points
+alone; the head, which has one vector a cloud, has a layer norm. Where distances are equal, as between pixels, the order
+of the points decides which of them are neighbours or survive.
+
+Features of all real points of a batch lie one below another, (total, c), in the order of the padded points (B, n, d).
 """
 
 from __future__ import annotations
@@ -19,22 +21,27 @@ from ddeq_fast.models import Classification
 
 
 class Neighbours(NamedTuple):
-    """index: (B, m, k), of the nearest points; mask: (B, m, k), False where a cloud has fewer than k points."""
+    """index: (total, k), rows of the nearest points; mask: (total, k), False where a cloud has fewer than k points."""
 
     index: Tensor
     mask: Tensor
 
     def of(self, features: Tensor) -> Tensor:
-        """(B, m, k, c): the features (B, n, c) of the neighbours."""
-        index = self.index.flatten(1)[..., None].expand(-1, -1, features.shape[2])
-        return features.gather(1, index).view(*self.index.shape, -1)
+        """(total, k, c): the features of the neighbours."""
+        return features.index_select(0, self.index.flatten()).view(*self.index.shape, -1)
 
 
-def neighbours(x: Tensor, points: Tensor, mask: Tensor, k: int) -> Neighbours:
-    """The k real ones among points (B, n, d) that are nearest to each of x (B, m, d)."""
+def rows(mask: Tensor) -> Tensor:
+    """(B, n): where the features of each real point lie."""
+    return mask.flatten().cumsum(0).view(mask.shape) - 1
+
+
+def neighbours(x: Tensor, x_mask: Tensor, points: Tensor, mask: Tensor, k: int) -> Neighbours:
+    """The k real ones among points (B, n, d) that are nearest to each real one of x (B, m, d)."""
     distances = torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist")
     found = distances.masked_fill(~mask[:, None], float("inf")).topk(min(k, points.shape[1]), largest=False)
-    return Neighbours(found.indices, found.values.isfinite())
+    index = rows(mask).gather(1, found.indices.flatten(1)).view(found.indices.shape)
+    return Neighbours(index[x_mask].clamp_min(0), found.values[x_mask].isfinite())
 
 
 def farthest(points: Tensor, mask: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
@@ -60,18 +67,20 @@ class VectorAttention(nn.Module):
 
     def __init__(self, dim: int, width: int):
         super().__init__()
-        self.into, self.out = perceptron(width, width), nn.Linear(width, width)
-        self.phi, self.psi, self.alpha = (nn.Linear(width, width) for _ in range(3))
+        self.into, self.between = perceptron(width, width), nn.Sequential(nn.BatchNorm1d(width), nn.ReLU())
+        self.phi, self.psi = nn.Linear(width, width), nn.Linear(width, width)
+        # Without a bias where what follows, a norm or softmax, would take it away again.
+        self.alpha, self.out = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.theta = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
-        self.gamma = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.between, self.norm = nn.Sequential(nn.LayerNorm(width), nn.ReLU()), nn.LayerNorm(width)
+        self.gamma = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width, bias=False))
+        self.norm = nn.BatchNorm1d(width)
 
     def forward(self, features: Tensor, points: Tensor, near: Neighbours) -> Tensor:
         x = self.into(features)
-        delta = self.theta(points[:, :, None] - near.of(points))
-        scores = self.gamma(self.phi(x)[:, :, None] - near.of(self.psi(x)) + delta)
-        shares = scores.masked_fill(~near.mask[..., None], -float("inf")).softmax(2)
-        attended = (shares * (near.of(self.alpha(x)) + delta)).sum(2)
+        delta = self.theta(points[:, None] - near.of(points))
+        scores = self.gamma(self.phi(x)[:, None] - near.of(self.psi(x)) + delta)
+        shares = scores.masked_fill(~near.mask[..., None], -float("inf")).softmax(1)
+        attended = (shares * (near.of(self.alpha(x)) + delta)).sum(1)
         return torch.relu(self.norm(features + self.out(self.between(attended))))
 
 
@@ -93,17 +102,19 @@ class PointTransformer(nn.Module):
         self.start = perceptron(dim, widths[0])
         self.down = nn.ModuleList(perceptron(a, b) for a, b in pairwise(widths))
         self.stages = nn.ModuleList(VectorAttention(dim, width) for width in widths)
-        self.head = nn.Sequential(perceptron(widths[-1], widths[-1]), nn.Linear(widths[-1], classes))
+        self.head = nn.Sequential(perceptron(widths[-1], widths[-1], norm=nn.LayerNorm), nn.Linear(widths[-1], classes))
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Classification:
         """Class scores of clouds x (B, n, dim); weights (B, n), zero for padding. Errors as of `DDEQ.forward`."""
         mask = real(x, weights)
-        features = self.stages[0](self.start(x), x, neighbours(x, x, mask, self.k))
+        features = self.stages[0](self.start(x[mask]), x[mask], neighbours(x, mask, x, mask, self.k))
         for down, stage in zip(self.down, self.stages[1:], strict=True):
             index, kept = farthest(x, mask, self.ratio)
             fewer = x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
-            near = neighbours(fewer, x, mask, self.k)
-            features, x, mask = largest(near.of(down(features)), near.mask), fewer, kept
-            features = stage(features, x, neighbours(x, x, mask, self.k))
-        mean = (features * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return Classification(self.head(mean), None)
+            near = neighbours(fewer, kept, x, mask, self.k)
+            features = largest(down(features)[near.index[near.mask]], near.mask)
+            x, mask = fewer, kept
+            features = stage(features, x[mask], neighbours(x, mask, x, mask, self.k))
+        cloud = torch.arange(len(x), device=x.device).repeat_interleave(mask.sum(1))
+        total = features.new_zeros(len(x), features.shape[1]).index_add(0, cloud, features)
+        return Classification(self.head(total / mask.sum(1, keepdim=True)), None)

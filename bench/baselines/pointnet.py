@@ -1,8 +1,8 @@
 """PointNet (Qi et al., CVPR 2017, "PointNet: deep learning on point sets"), classifier.
 
-A perceptron shared by all points, the maximum over the points, a perceptron on that. Smaller than published, without
-the T-nets that align clouds, and with layer norms in place of batch norms, so that padding and the other clouds of a
-batch have no influence.
+A perceptron shared by all points, the maximum over the points, a perceptron on that. Smaller than published, and
+without the T-nets that align clouds. Batch norms are of real points alone; the head, which has one vector a cloud, has
+a layer norm, so that a batch of one cloud can be trained on.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ddeq_fast.models import Classification
 from ddeq_fast.validation import check_cloud, check_weights
 
 
-def perceptron(*widths: int) -> nn.Sequential:
-    """Linear, layer norm and ReLU from each width to the next: (..., widths[0]) -> (..., widths[-1])."""
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU())]
-    return nn.Sequential(*layers)
+def perceptron(*widths: int, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
+    """Linear, norm and ReLU from each width to the next: (n, widths[0]) -> (n, widths[-1])."""
+    bias = norm is not nn.BatchNorm1d  # which would take it away again
+    return nn.Sequential(*(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b, bias), norm(b), nn.ReLU())))
 
 
 def real(x: Tensor, weights: Tensor | None) -> Tensor:
@@ -30,8 +30,9 @@ def real(x: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def largest(features: Tensor, mask: Tensor) -> Tensor:
-    """Maximum of features (..., n, c) over the n points that a mask (..., n) calls real: (..., c)."""
-    return features.masked_fill(~mask[..., None], -float("inf")).amax(-2)
+    """Maximum (..., c) over the real points in a mask (..., n), of features (total, c) of all these."""
+    padded = features.new_full((*mask.shape, features.shape[1]), -float("inf"))
+    return padded.masked_scatter(mask[..., None], features).amax(-2)
 
 
 class PointNet(nn.Module):
@@ -47,9 +48,11 @@ class PointNet(nn.Module):
     def __init__(self, dim: int, classes: int, width: int = 64, dropout: float = 0.3):
         super().__init__()
         self.shared = perceptron(dim, width, 2 * width, 6 * width)
-        self.head = nn.Sequential(perceptron(6 * width, 3 * width), nn.Dropout(dropout), nn.Linear(3 * width, classes))
+        self.head = nn.Sequential(
+            perceptron(6 * width, 3 * width, norm=nn.LayerNorm), nn.Dropout(dropout), nn.Linear(3 * width, classes)
+        )
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Classification:
         """Class scores of clouds x (B, n, dim); weights (B, n), zero for padding. Errors as of `DDEQ.forward`."""
         mask = real(x, weights)
-        return Classification(self.head(largest(self.shared(x), mask)), None)
+        return Classification(self.head(largest(self.shared(x[mask]), mask)), None)
