@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
 
-# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in a
-# cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their blocks,
-# and on gradients of keys and values that nobody asked for, than they save.
+# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
+# a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
+# blocks, and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
 # Widest heads whose moments are prepared: they take (width + 1)^2 numbers a point and head.
 MOMENT_WIDTH = 4

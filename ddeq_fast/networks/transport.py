@@ -6,6 +6,7 @@ evaluates again and again.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,8 @@ class TransportMap(nn.Module):
         dropout: probability of dropping a hidden unit, for all points of a cloud and all evaluations of a solve.
         attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
+        network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
+            particles, residuals and weights keep their own. None for none of it.
     """
 
     def __init__(
@@ -69,8 +72,12 @@ class TransportMap(nn.Module):
         x_layers: int = 1,
         dropout: float = 0.0,
         attend_to_padding: bool = False,
+        network_dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        if network_dtype not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"network_dtype must be torch.bfloat16, torch.float16 or None, got {network_dtype}")
+        self.network_dtype = network_dtype
         self.dim_z, self.dim_x = check_integer("dim_z", dim_z), check_integer("dim_x", dim_x)
         check_integer("heads", heads)
         check_number("dropout", dropout, high=1.0, closed=True)
@@ -116,16 +123,21 @@ class TransportMap(nn.Module):
             weights = torch.ones_like(weights)
         bias = attention_bias(weights)
 
-        lifted = self.norm_lift_x(zeroed(self.lift_x(x), present))
-        wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
-        encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x), present=present)
-        drops = {
-            "self": self.self_encoder.draw(x),
-            "cross": self.cross_encoder.draw(x),
-            "final": [self.final.draw(x)],
-        }
-        memories = tuple(self.cross_encoder.memories(encoded))
-        return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
+        with self._precision(x):
+            lifted = self.norm_lift_x(zeroed(self.lift_x(x), present))
+            wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
+            encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x), present=present)
+            drops = {
+                "self": self.self_encoder.draw(x),
+                "cross": self.cross_encoder.draw(x),
+                "final": [self.final.draw(x)],
+            }
+            memories = tuple(self.cross_encoder.memories(encoded))
+            return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
+
+    def _precision(self, like: Tensor):
+        """The context in which layers are evaluated."""
+        return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
 
     def prepare(self, context: Context) -> Context:
         """The context of F for many vector-Jacobian products in Z: they get faster, other derivatives are cut."""
@@ -140,9 +152,10 @@ class TransportMap(nn.Module):
         `weights` (B, m) are those of z, ones if None. With one self-attention layer, F is what it would be for all
         particles together.
         """
-        start = self._start(z, context, self._present(weights))
+        with self._precision(z):
+            memories = tuple(self.self_encoder.memories(self._start(z, context, self._present(weights))))
         weights = z.new_ones(z.shape[:2]) if weights is None else weights
-        return context._replace(held=Held(tuple(self.self_encoder.memories(start)), weights))
+        return context._replace(held=Held(memories, weights))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
         """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
@@ -154,11 +167,12 @@ class TransportMap(nn.Module):
         if held is not None:
             weights = torch.cat((held.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
-        mixed = self._start(z, context, present)
         memories = None if held is None else held.memories
-        mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, held=memories)
-        mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"], present)
-        return zeroed(self.final(mixed, context.drops["final"][0]), present)
+        with self._precision(z):
+            mixed = self._start(z, context, present)
+            mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, held=memories)
+            mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"], present)
+            return zeroed(self.final(mixed, context.drops["final"][0]), present).to(z.dtype)
 
     def _start(self, z: Tensor, context: Context, present: Tensor | None) -> Tensor:
         """Particles (B, n, dim_z) as they enter attention: mixed with X by the bilinear layer."""

@@ -5,7 +5,7 @@ import torch
 from problems import close, fails, small_transport
 from torch import nn
 
-from ddeq_fast import tree
+from ddeq_fast import solvers, tree
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import MMDFlow, Pushforward
 
@@ -223,6 +223,25 @@ def test_layer_counts(cloud):
 X = torch.zeros(2, 4, 2)
 
 
+@pytest.mark.parametrize("solver", ["anderson", "flow"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_bfloat16_in_the_network_and_nowhere_else(clouds, solver, weighted):
+    z, x = (cloud.float() for cloud in clouds)
+    weights = torch.tensor([[1, 1, 0.5, 1, 1, 0, 0]] * 3) if weighted else None
+    options = {"max_steps": 12, "tol": 0.0}
+    solutions, inside = [], []
+    for network_dtype in (None, torch.bfloat16):
+        transport = small_transport(dtype=torch.float32, network_dtype=network_dtype)
+        transport.final.linear1.register_forward_hook(lambda module, args, y: inside.append(y.dtype))
+        problem = Pushforward(transport, transport.encode(x, weights))
+        solutions.append(solvers.solve(problem, z, solver, **options))
+        assert set(inside) == {network_dtype or torch.float32}
+        inside.clear()
+    (expected, _), (found, info) = solutions
+    assert found.dtype == torch.float32 and info.residual.dtype == torch.float64
+    assert 1e-5 < (found - expected).abs().mean() < 0.02 and not info.residual.isnan().any()
+
+
 def test_compiled_whole_for_batches_of_any_size(clouds):
     """Few graphs, though samples leave the batch: without derivatives, with them, and for a batch of one."""
     plain, compiled = (small_transport(cross_layers=1) for _ in range(2))
@@ -269,6 +288,11 @@ def test_bad_input(x, weights, error, message):
         ({"dropout": 1.0}, ValueError, "dropout must lie in [0, 1), got 1.0"),
         ({"dropout": -0.1}, ValueError, "dropout must lie in [0, 1), got -0.1"),
         ({"dim_lift": (4, 0, 8)}, ValueError, "dim_lift must be at least 1, got 0"),
+        (
+            {"network_dtype": torch.float64},
+            ValueError,
+            "network_dtype must be torch.bfloat16, torch.float16 or None, got torch.float64",
+        ),
     ],
 )
 def test_bad_options(options, error, message):
