@@ -88,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["ddeq", *(name for models in MODELS.values() for name in models)]
     default = {"default": argparse.SUPPRESS}  # so that what was not asked for stays as the preset or the run has it
     parser.add_argument("--task", choices=list(MODELS), help="default: classify", **default)
     parser.add_argument("--data", choices=["digits", "mnist"], help="default: digits", **default)
@@ -98,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation", **default)
     parser.add_argument("--threads", type=int, help="CPU threads", **default)
     parser.add_argument("--device", help="cpu, cuda...", **default)
-    parser.add_argument("--models", nargs="+", choices=names, help="default: all of the task")
-    parser.add_argument("--ddeq", type=Path, metavar="RUN", help="settings and results of this run folder, not trained")
+    names = "; ".join(f"{task}: ddeq, {', '.join(models)}" for task, models in MODELS.items())
+    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{names} (default: all of the task)")
+    text = "take settings and DDEQ's results from this run folder, also the times, on whatever machine it was trained"
+    parser.add_argument("--ddeq", type=Path, metavar="RUN", help=text)
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the run folders of all models there")
     parser.add_argument("--json", type=Path, help="write machine, settings and results to this file")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
