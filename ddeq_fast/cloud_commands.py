@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+from ddeq_fast.optional import require
+
+OUTPUTS = (".npy", ".ply", ".xyz")
 
 
 def add(commands, command: str | None) -> None:
@@ -14,6 +20,56 @@ def add(commands, command: str | None) -> None:
     )
     if command == "explain":
         _add_sizes(explain)
+    flow = commands.add_parser(
+        "flow",
+        help="move random particles onto a target cloud",
+        description="Move random particles onto a target cloud by the MMD flow. Lengths (lr, bandwidths) are in units "
+        "of the target's spread. Ctrl-C saves; --resume continues as if nothing had happened.",
+    )
+    if command == "flow":
+        _add_flow(flow)
+
+
+def _add_flow(parser) -> None:
+    from ddeq_fast.cloud_flow import Settings
+
+    parser.add_argument(
+        "--target", type=Path, required=True, metavar="FILE", help="cloud: .npy, .npz, .ply, .off, .xyz, .csv"
+    )
+    parser.add_argument("--particles", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=Path("flow.npy"), metavar="FILE", help=".npy, .ply or .xyz (default: %(default)s)"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the way there: .png or .gif")
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="default: %(default)s")
+    parser.add_argument(
+        "--lr", type=float, default=Settings.lr, help="first step, falls to nothing (default: %(default)s)"
+    )
+    parser.add_argument("--momentum", type=float, default=Settings.momentum, help="default: %(default)s")
+    parser.add_argument(
+        "--minibatch",
+        type=int,
+        default=Settings.minibatch,
+        help="particles and target points that make the field of a step, drawn anew: noisy, wants a smaller lr; "
+        "0: all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--directions",
+        type=int,
+        default=Settings.directions,
+        help="of a sliced step, drawn anew (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
+    parser.add_argument(
+        "--backend", default="auto", help="such as compiled; auto: the fastest, for Riesz(1) sliced ones too"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda... (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=20, metavar="STEPS", help="0: only on Ctrl-C (default: %(default)s)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted flow with the same settings")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_kernel(parser)
 
 
 def _add_sizes(parser) -> None:
@@ -54,4 +110,82 @@ def _explain(**sizes) -> int:
     return 0
 
 
-COMMANDS = {"explain": _explain}
+def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resume, quiet, **settings) -> int:
+    import torch
+
+    from ddeq_fast import cloud_pictures
+    from ddeq_fast.cloud_flow import CloudFlow, Settings
+    from ddeq_fast.data.files import load_points, write_points
+    from ddeq_fast.explain import duration
+    from ddeq_fast.signals import stop_on_signal
+    from ddeq_fast.validation import check_integer
+
+    settings = Settings(**settings)
+    check_integer("checkpoint-every", checkpoint_every, low=0)
+    _check_output("out", out, OUTPUTS)
+    if picture is not None:
+        _check_output("picture", picture, cloud_pictures.ENDINGS)
+        require("matplotlib", "plots")
+    cloud = load_points(target)
+    if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
+        raise ValueError(f"--out {out}: a PLY file holds points in 2 or 3 dimensions, the target has {cloud.shape[1]}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    flow = CloudFlow(cloud.to(device), settings, kernel, backend)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if resume:
+        flow.restore(checkpoint)
+    elif checkpoint.exists():
+        raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
+    print(_summary(flow, target, duration), flush=True)
+
+    wanted = cloud_pictures.moments(picture, settings.steps) if picture else set()
+    frames = [(flow.done, cloud_pictures.some(flow.points()))] if picture else []
+    if not flow.history:
+        flow.note()
+    bar = require("tqdm", "train").tqdm(total=settings.steps, initial=flow.done, disable=quiet or None, unit="step")
+    with stop_on_signal() as stopped, bar:
+        while flow.done < settings.steps and not stopped.is_set():
+            flow.step()
+            if flow.done % max(1, settings.steps // 25) == 0 or flow.done == settings.steps:
+                bar.set_postfix_str(f"MMD {flow.note() / flow.history[0][1]:.3g} of the start's", refresh=False)
+            if flow.done in wanted:
+                frames.append((flow.done, cloud_pictures.some(flow.points())))
+            if checkpoint_every and flow.done % checkpoint_every == 0:
+                flow.save(checkpoint)
+            bar.update()
+    if flow.done < settings.steps:
+        flow.save(checkpoint)
+        print(
+            f"ddeq-fast: stopped after step {flow.done}, saved to {checkpoint}; continue with --resume", file=sys.stderr
+        )
+        return 130
+    write_points(out, flow.points())
+    checkpoint.unlink(missing_ok=True)
+    if picture:
+        cloud_pictures.draw(picture, frames, cloud, flow.history)
+    start, end = flow.history[0][1], flow.history[-1][1]
+    print(f"MMD {end:.2e}, {end / start:.2g} of the start's; wrote {out}" + (f" and {picture}" if picture else ""))
+    return 0
+
+
+def _check_output(option: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Before hours of work, not after: an output that cannot be written."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"--{option} must end in one of {', '.join(endings)}, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} for --{option} {path.name}")
+
+
+def _summary(flow, target, duration) -> str:
+    """What is about to be done, and for how long."""
+    n, d = flow.target.shape
+    step, left = flow.step_seconds(), flow.settings.steps - flow.done
+    time = "" if step is None else f", about {duration(step)} a step, {duration(step * left)} in all"
+    return (
+        f"{target}: {n:,} points in {d} dimensions; {len(flow.x):,} particles, {left} steps, {flow.charges():,} "
+        f"charges a step, {flow.backend}{time}"
+    )
+
+
+COMMANDS = {"explain": _explain, "flow": _flow}
