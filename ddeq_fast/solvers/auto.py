@@ -16,7 +16,11 @@ from ddeq_fast.solvers.problem import FixedTarget
 class Auto(Solver):
     """Anderson first; samples it leaves above `tol` go to the flow from their best iterate, and, if still above,
     to the flow from their start. The best cloud of the three is returned, so that no sample ends above both
-    `tol` and the residual of the flow alone.
+    `tol` and the residual of the flow alone. Samples down at the rounding of their particles are left at that.
+
+    On trained classifiers Anderson acceleration reaches 1e-4 on every sample in 20 evaluations, while flows of any
+    step rule are above 1e-2 after a hundred; a depth beyond 6 saves one evaluation at most and costs more than that, and
+    no other regularisation saves any (`python -m bench study`).
 
     Args:
         kernel: kernel of the residual and of the flow; `Riesz(1)` if None.
@@ -50,7 +54,7 @@ class Auto(Solver):
             return self.flow.solve(problem, start, scale=scale, callback=callback)
         best = self.anderson.solve(problem, start, scale=scale, callback=callback)
         for from_start in (False, True):
-            rows = (~best.info.converged).nonzero().squeeze(1)
+            rows = (~(best.info.converged | self._at_rounding(problem, best))).nonzero().squeeze(1)
             if not rows.numel():
                 break
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)
@@ -60,6 +64,13 @@ class Auto(Solver):
             again = self.flow.solve(part, begin[rows], scale=scale, callback=_among(callback, best, rows))
             best = _better(best, again, rows)
         return best
+
+    def _at_rounding(self, problem, solution):
+        """Samples whose residual is what the rounding of their particles makes of it: nothing lowers it."""
+        if bool(solution.info.converged.all()):
+            return solution.info.converged
+        limit = problem.rounding(solution.particles, self.anderson.kernel, self.anderson.backend)
+        return solution.info.residual * solution.info.scale <= 2 * limit
 
 
 def _among(callback: Callback | None, best: Solution, rows) -> Callback | None:

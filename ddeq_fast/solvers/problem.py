@@ -105,6 +105,12 @@ class Pushforward:
         points, charges = signed_measure(z, y, *self.measures(z, y))
         return energy(points, charges, kernel, backend).clamp_min(0)
 
+    def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
+        """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that its
+        precision allows, F's own rounding being of that size."""
+        noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)).to(z)
+        return self.squared_mmd(z, z * (1 + torch.finfo(z.dtype).eps * noise), kernel, backend).sqrt()
+
 
 def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
     """`scale` as positive float64 numbers (B,), one for each cloud of `start`; None stays None."""

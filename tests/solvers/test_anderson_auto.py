@@ -205,6 +205,19 @@ def test_auto_leaves_the_flow_out_where_anderson_converges(cloud):
     assert func.tracked == 0
 
 
+def test_auto_stops_at_rounding(cloud):
+    """Single precision resolves no 1e-6 here: nothing is left to the flow, and double precision gets there."""
+    x, start, infos = cloud(3, 6, 2), cloud(3, 4, 8), []
+    for dtype in (torch.float32, torch.float64):
+        transport = small_transport(dtype=dtype)
+        func = Recorder(transport)
+        with torch.no_grad():
+            problem = Pushforward(func, transport.encode(x.to(dtype)))
+        infos.append(Auto(tol=1e-6).solve(problem, start.to(dtype)).info)
+        assert func.tracked == 0
+    assert not infos[0].converged.any() and (infos[0].residual < 1e-3).all() and infos[1].converged.all()
+
+
 def test_auto_sends_only_the_failures_to_the_flow(cloud):
     turn = torch.tensor([0.0, 1.0, 0.0]).double().view(3, 1, 1)
     func = Recorder(lambda z, c, w: torch.lerp(0.5 * z, half_turn(z, c, w), c[0]))

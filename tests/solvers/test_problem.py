@@ -138,3 +138,13 @@ def test_bad_start(start, options, error, message):
 def test_bad_target(target, weights, error, message):
     with fails(error, message):
         solve(FixedTarget(target, weights), Z)
+
+
+def test_rounding_is_the_residual_of_a_map_that_rounds(cloud):
+    """z -> z with one unit of rounding, of either sign, in every coordinate."""
+    z, epsilon = cloud(3, 6, 5, dtype=torch.float32) + 1, torch.finfo(torch.float32).eps
+    signs = torch.where(torch.arange(30).view(6, 5) % 3 == 0, -1, 1)
+    problem = Pushforward(lambda z, context, weights: z * (1 + signs * epsilon))
+    found = problem.squared_mmd(z, problem.image(z), Riesz(1.0)).sqrt()
+    limit = problem.rounding(z, Riesz(1.0))
+    assert limit.dtype == torch.float64 and ((found > 0.4 * limit) & (found < 2.5 * limit)).all()
