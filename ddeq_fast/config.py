@@ -144,17 +144,14 @@ class Config:
             dim_final=self.dim_hidden,
             cross_layers=self.cross_layers,
             dropout=self.dropout,
+            network_dtype=_PRECISIONS[self.precision],
         )
         steps = {"max_steps": self.max_steps}
         flow = {"lr": self.flow_lr, "lr_decay": (self.flow_decay, 1), "gradient": self.flow_gradient, **steps}
         options = {"auto": {"anderson": steps}, "flow": flow}.get(self.solver, steps)
         solver = solvers.make(self.solver, tol=self.tol, **options)
         phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
-        parts = {
-            "solver": solver,
-            "backward": backwards.make(self.backward, **phantom),
-            "precision": _PRECISIONS[self.precision],
-        }
+        parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}
         if self.task == "complete":
             return Completer(transport, self.growth, image=True, **parts)
         return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)

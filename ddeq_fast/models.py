@@ -39,8 +39,6 @@ class DDEQ(nn.Module):
         image: what is returned with gradients disabled. False: the solution itself; with gradients enabled it is its
             image under the tracked evaluations of the backward, the same up to the residual. True: that image always,
             which a model trained with few steps, far from equilibrium, needs to do what it was trained for.
-        precision: torch.bfloat16 for mixed precision: autocast inside F alone. Particles, kernel sums and residuals
-            keep the precision of the input.
     """
 
     def __init__(
@@ -52,10 +50,9 @@ class DDEQ(nn.Module):
         backward: str | implicit.Backward = "phantom",
         seed: int = 0,
         image: bool = False,
-        precision: torch.dtype | None = None,
     ):
         super().__init__()
-        self.transport, self.image, self.precision = transport, image, precision
+        self.transport, self.image = transport, image
         self.solver = solvers.make(solver)
         self.backward = backwards.make(backward)
         start = None
@@ -90,8 +87,7 @@ class DDEQ(nn.Module):
         Raises:
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
-        func = self.transport if self.precision is None else _Mixed(self.transport, self.precision)
-        context = func.encode(x, weights)
+        context = self.transport.encode(x, weights)
         scale = None
         if isinstance(z0, Equilibrium):
             z0, scale = z0.particles.detach(), z0.info.scale
@@ -105,35 +101,16 @@ class DDEQ(nn.Module):
         if z0.dtype != x.dtype:
             raise TypeError(f"z0 has dtype {z0.dtype} but x has {x.dtype}")
         if held is None:
-            problem = Pushforward(func, context, z_weights, frozen)
+            problem = Pushforward(self.transport, context, z_weights, frozen)
         else:
-            context = func.hold(context, *held)
-            problem = _Beside(held.weights.sum(1), func, context, z_weights, frozen)
+            context = self.transport.hold(context, *held)
+            problem = _Beside(held.weights.sum(1), self.transport, context, z_weights, frozen)
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
         tracked, backward = torch.is_grad_enabled(), None
         if tracked or self.image:
             particles, backward = self.backward.attach(problem, particles)
         return Equilibrium(particles, info, backward if tracked else None, problem)
-
-
-class _Mixed:
-    """A transport map under autocast to `dtype`; its images have the dtype of the particles."""
-
-    def __init__(self, transport: TransportMap, dtype: torch.dtype):
-        self.transport, self.dtype, self.prepare = transport, dtype, transport.prepare
-
-    def encode(self, x, weights):
-        with torch.autocast(x.device.type, self.dtype):
-            return self.transport.encode(x, weights)
-
-    def hold(self, context, z, weights):
-        with torch.autocast(z.device.type, self.dtype):
-            return self.transport.hold(context, z, weights)
-
-    def __call__(self, z, context, weights=None):
-        with torch.autocast(z.device.type, self.dtype):
-            return self.transport(z, context, weights).to(z.dtype)
 
 
 class _Beside(Pushforward):

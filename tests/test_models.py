@@ -181,21 +181,6 @@ def test_float32(x):
     assert equilibrium.particles.dtype == torch.float32 and equilibrium.info.converged.all()
 
 
-def test_mixed_precision_is_that_of_the_network_alone(x):
-    """Particles, residuals and gradients are those of single precision up to the rounding of bfloat16."""
-    results = {}
-    for precision in (None, torch.bfloat16):
-        solver = MMDFlow(max_steps=3, lr=2.0, tol=0.0)
-        model = layer(dtype=torch.float32, solver=solver, precision=precision)
-        equilibrium = model(x.float())
-        (equilibrium.particles * torch.linspace(-1, 1, 32).view(4, 8)).sum().backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-        assert equilibrium.particles.dtype == gradient.dtype == torch.float32
-        results[precision] = equilibrium.particles.detach(), equilibrium.info.residual, gradient
-    for rounded, exact in zip(results[torch.bfloat16], results[None], strict=True):
-        assert 1e-5 < (rounded - exact).norm() / exact.norm() < 0.1
-
-
 def test_classifier_is_the_head_of_the_largest_coordinates(x):
     model = classifier(solver=BRIEF)
     logits, equilibrium = model(x)
