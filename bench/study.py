@@ -2,7 +2,8 @@
 
 Every method solves for the equilibria of the same test clouds, from the same start, in float64 unless told otherwise,
 and its residual is looked at after every evaluation of F. A sample has reached a residual at the evaluation that
-first gets there; its time is that of so many steps of the whole batch, looking included.
+first gets there; its time is that of so many steps of the whole batch, looking included: with one thread the time that the
+processor spent, which other programs do not disturb.
 """
 
 from __future__ import annotations
@@ -156,10 +157,10 @@ def follow(subject: Subject, solver: Solver, dtype: torch.dtype) -> tuple[Tensor
     def watch(step, particles, residual):
         history.extend([residual] * (step + 1 - len(history)))
 
-    began = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    began = clock()
     solver.solve(Pushforward(transport, context), start, callback=watch)
-    spent = time.perf_counter() - began
-    # The callback sees what was known before a step; where a look was at its end, the last entry holds it.
+    spent = clock() - began
     return torch.stack(history).cummin(0).values, spent / len(history)
 
 
