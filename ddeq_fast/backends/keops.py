@@ -49,8 +49,9 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     """See `Backend.evaluate`."""
     d = _target(x) - _source(y)
     q, charge = d.sqnorm2(), _source(v[..., None])
-    u = (_mixed(kernel, q, 0) * charge).sum(2).squeeze(-1) if potential else None
-    return u, ((_mixed(kernel, q, 1) * charge * d).sum(2) if field else None)
+    # Reshaped, since pykeops drops axes where all clouds have one point.
+    u = (_mixed(kernel, q, 0) * charge).sum(2).reshape(x.shape[:2]) if potential else None
+    return u, ((_mixed(kernel, q, 1) * charge * d).sum(2).reshape(x.shape) if field else None)
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
@@ -58,7 +59,7 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
     d, move, charge = _target(x) - _source(y), _target(s) - _source(t), _source(v[..., None])
     q, along = d.sqnorm2(), (d | move)
     phi, bend = _mixed(kernel, q, 1) * charge, _mixed(kernel, q, 2) * charge * along * 2
-    return (phi * along).sum(2).squeeze(-1), (phi * move + bend * d).sum(2)
+    return (phi * along).sum(2).reshape(x.shape[:2]), (phi * move + bend * d).sum(2).reshape(x.shape)
 
 
 def _mixed(kernel: RadialKernel, q, order: int):
