@@ -6,7 +6,7 @@ import torch
 from ddeq_fast import Riesz, potential_and_field, squared_mmd
 from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
-from ddeq_fast.solvers import MMDFlow, Pushforward
+from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -56,19 +56,47 @@ def test_mmd_and_its_gradients_are_captured(cloud):
     torch.testing.assert_close(list(replayed(work)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_flow_step_is_captured(layer):
+@pytest.mark.parametrize("solver", [MMDFlow(lr=0.2), Anderson(depth=3)], ids=["flow", "anderson"])
+def test_steps_are_captured(layer, solver):
+    """Evaluation of F, its derivative, and three steps one after another in one graph."""
     model, x = layer
     model, x = model.cuda(), x.cuda()
     with torch.no_grad():
         problem = Pushforward(model.transport, model.transport.encode(x))
-        z, flow = model.start.expand(4, -1, -1).clone(), MMDFlow(lr=0.2)
+        z0 = model.start.expand(4, -1, -1).clone()
 
-        def step():
-            y, vjp = problem.linearise(z)
-            return (flow.step(problem, z, y, vjp, flow.init(problem, z, y), 0)[0],)
+        def steps():
+            z, state = z0, None
+            for step in range(3):
+                y, vjp = problem.linearise(z) if solver.needs_vjp else (problem.image(z), None)
+                state = solver.init(problem, z, y) if state is None else state
+                z, state, _ = solver.step(problem, z, y, vjp, state, step)
+            return (z,)
 
-        expected = step()[0].clone()
-        torch.testing.assert_close(replayed(step)[0], expected, rtol=1e-9, atol=1e-9)
+        expected = steps()[0].clone()
+        torch.testing.assert_close(replayed(steps)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [MMDFlow(lr=0.2, check_every=8), Anderson(check_every=8)], ids=["flow", "anderson"])
+def test_the_host_waits_at_checks_only(layer, solver):
+    model, x = layer
+    model, x = model.cuda(), x.cuda()
+    waits = []
+
+    def func(z, context, weights):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default" if len(waits) % 8 == 0 else "error")
+        waits.append(mode)
+        return model.transport(z, context, weights)
+
+    solver.max_steps, solver.tol = 8, 0.0
+    with torch.no_grad():
+        context = model.transport.encode(x)
+        try:
+            solver.solve(Pushforward(func, context), model.start.expand(4, -1, -1).clone())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 9
 
 
 def test_compiled_without_graph_breaks(cloud):

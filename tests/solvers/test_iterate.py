@@ -1,10 +1,13 @@
 """What holds for every solver: samples are independent, leave when done, and are reported truthfully."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import references
 import torch
 from problems import Recorder, affine, affine_context, close, small_transport
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddeq_fast import Gaussian, Riesz
 from ddeq_fast.solvers import (
@@ -205,6 +208,37 @@ def test_residuals_are_looked_at_every_so_often(context, start, check_every):
     assert ((evaluations - 1) % check_every == 0).all()
     often = solve(Pushforward(affine, context), start, SOLVERS["flow"]).info.evaluations
     assert (evaluations >= often).all() and (evaluations - often < check_every).all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations for whose result the host must wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize(
+    "solver",
+    [MMDFlow(check_every=2, tol=0.3, max_steps=12), Anderson(check_every=2, tol=1e-7, max_steps=12)],
+    ids=["flow", "anderson"],
+)
+def test_the_host_waits_at_checks_only(context, start, solver, separable):
+    """On a GPU the steps between two checks follow one another unwatched, also when some samples are done."""
+    waits, seen = Waits(), []
+
+    def func(z, given, weights):
+        seen.append(waits.count)
+        return affine(z, context if given is None else given, weights)
+
+    with waits:
+        info = solver.solve(Pushforward(func, context if separable else None), start).info
+    between = [after - before for before, after in pairwise(seen)]
+    assert len(info.evaluations.unique()) > 1 and len(between) >= 4
+    assert all((count > 0) == (step % 2 == 0) for step, count in enumerate(between))
 
 
 def test_the_batch_can_stop_as_one(context, start):
