@@ -2,8 +2,8 @@
 
 Every method solves for the equilibria of the same test clouds, from the same start, in float64 unless told otherwise,
 and its residual is looked at after every evaluation of F. A sample has reached a residual at the evaluation that
-first gets there; its time is that of so many steps of the whole batch, looking included: with one thread the time that the
-processor spent, which other programs do not disturb.
+first gets there; its time is that of so many steps of the whole batch, looking included. With one thread it is the time
+that the processor spent, which other programs do not disturb.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def measure(subjects: list[Subject], methods: dict[str, Method], budget: int, dt
                     "most": float(count.max()),
                 }
             bands = history.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64), dim=1)
-            rows.append(row | {"bands": bands.tolist()})
+            rows.append(row | {"bands": [[float(f"{value:.3g}") for value in band] for band in bands.tolist()]})
             print(f"{subject.name}: {name}, {len(history)} evaluations, {seconds * len(history):.1f} s", flush=True)
     return rows
 
