@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{names} (default: all of the task)")
     text = "take settings and DDEQ's results from this run folder, also the times, on whatever machine it was trained"
     parser.add_argument("--ddeq", type=Path, metavar="RUN", help=text)
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the run folders of all models there")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the runs there; continues those begun")
     parser.add_argument("--json", type=Path, help="write machine, settings and results to this file")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -147,14 +147,22 @@ def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> di
 
 
 def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool = True) -> dict:
-    """Train a model of the task, by name, in a new folder; returns its row of the table."""
+    """Train a model of the task, by name, in a folder, or continue the run there; returns its row of the table.
+
+    Raises ValueError if the folder holds a run with other settings.
+    """
     if name == "ddeq":
         text, build = "DDEQ", None
     else:
         model = MODELS[config.task][name]
         text, build = model.text, partial(model.build, width=width(model, config, data))
         config = replace(config, lr=model.lr, jacobian=0.0)
-    trainer = training.Trainer(config, folder, data, build)
+    if (folder / training.CONFIG).exists():
+        if training.read_config(folder) != config:
+            raise ValueError(f"{folder} holds a run with other settings: choose another folder")
+        trainer = training.Trainer.resume(folder, data, build)
+    else:
+        trainer = training.Trainer(config, folder, data, build)
     trainer.fit(progress=progress)
     return {"model": text, **results(folder, trainer.model, config, data)}
 

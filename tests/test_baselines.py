@@ -1,6 +1,8 @@
 """The networks that DDEQ is compared with: shapes, symmetries, learning, and the command that compares."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -180,6 +182,21 @@ def test_the_command_compares_models_trained_alike(bench, tmp_path, task):
     assert status == 0 and next(line for line in table.splitlines() if "DDEQ" in line) in again
 
 
+def test_an_interrupted_comparison_is_continued(bench, tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def interrupted(trainer, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        assert bench("--models", "pointnet", "--runs", str(tmp_path))[0] == 130
+    status, table = bench("--models", "pointnet", "--runs", str(tmp_path))
+    assert status == 0 and "| PointNet |" in table
+    assert [entry["step"] for entry in read_metrics(tmp_path / "pointnet")] == [1, 2, 2]
+
+
 def test_the_command_refuses_what_is_not_equal(bench, tmp_path, capsys):
     runs = tmp_path / "runs"
     bench("--models", "ddeq", "--runs", str(runs))
@@ -187,7 +204,7 @@ def test_the_command_refuses_what_is_not_equal(bench, tmp_path, capsys):
         (["--ddeq", str(runs / "ddeq"), "--max-points", "7"], "--max-points 7: the models must be trained as"),
         (["--ddeq", str(runs / "no")], "holds no run"),
         (["--models", "pcn"], "--models must be one of ddeq, pointnet, transformer; got 'pcn'"),
-        (["--models", "ddeq", "--runs", str(runs)], "already holds a run"),
+        (["--models", "ddeq", "--runs", str(runs), "--seed", "1"], "holds a run with other settings"),
     ]
     for arguments, message in cases:
         with pytest.raises(SystemExit) as stop:
