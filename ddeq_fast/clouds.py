@@ -86,3 +86,16 @@ def packed(points: Tensor, weights: Tensor) -> PointClouds:
     weights = weights.gather(1, order)
     points = points.gather(1, order[..., None].expand(-1, -1, points.shape[2]))
     return PointClouds(points.masked_fill((weights <= 0)[..., None], 0), weights)
+
+
+def spread_normal(n: int, dim: int) -> Tensor:
+    """Points (n, dim), float32, that fill a standard normal distribution evenly, and so do their first ones.
+
+    Quantiles of an additive recurrence of the generalised golden ratio (Roberts 2018).
+    """
+    ratio = 2.0
+    for _ in range(60):  # the root of g^(dim + 1) = g + 1
+        ratio = (1 + ratio) ** (1 / (dim + 1))
+    steps = ratio ** -torch.arange(1, dim + 1, dtype=torch.float64)
+    places = (0.5 + torch.arange(1, n + 1, dtype=torch.float64)[:, None] * steps) % 1
+    return torch.special.ndtri(places).float()

@@ -38,6 +38,7 @@ class Config:
     radius: float = _option(0.6, "radius of a removed cluster", low=1e-12)
     fraction: float = _option(0.3, "random fraction removed", low=1e-12, high=1.0)
     growth: float = _option(1.275, "points of a completed cloud for each observed one", low=1.001)
+    seeds: str = _option("random", "where new points start: random, or even: spread evenly, alike in every cloud")
     entropy: float = _option(
         0.0, "weight of the entropy of the points that complete a cloud, which spreads them", low=0.0
     )
@@ -98,6 +99,7 @@ class Config:
         check_choice("remove", self.remove, REMOVALS)
         check_choice("flow_gradient", self.flow_gradient, ("autodiff", "witness"))
         check_choice("precision", self.precision, _PRECISIONS)
+        check_choice("seeds", self.seeds, ("random", "even"))
         check_choice("batching", self.batching, ("shuffled", "by-length"))
         check_choice("schedule", self.schedule, ("cosine", "step"))
         check_choice("solver", self.solver, solvers.names())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddeq_fast.clouds import PointClouds, normalise, pad
+from ddeq_fast.clouds import PointClouds, normalise, pad, spread_normal
 
 GOLDEN = np.load(Path(__file__).with_name("golden") / "misc.npz", allow_pickle=False)
 
@@ -81,3 +81,20 @@ def test_bad_clouds(clouds, weights, error, message):
 def test_a_cloud_of_padding_alone_cannot_be_normalised():
     with pytest.raises(ValueError, match=r"^points_weights leaves no point in cloud 1 of the batch"):
         normalise(*PointClouds(torch.zeros(2, 3, 2), torch.tensor([[1.0, 1, 1], [0, 0, 0]])))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_spread_normal_points_are_normal_and_more_even_than_random_ones(dim):
+    """Also the first of them; in two dimensions they are the plastic number's sequence."""
+    points = spread_normal(400, dim)
+    assert points.shape == (400, dim) and points.dtype == torch.float32
+    assert torch.equal(points[:50], spread_normal(50, dim))
+    for part in (points, points[:50]):
+        assert part.mean(0).abs().max() < 0.2 and (part.std(0) - 1).abs().max() < 0.15
+    drawn = torch.randn(400, dim, generator=torch.Generator().manual_seed(0))
+    nearest = [(torch.cdist(x, x) + 9 * torch.eye(400)).amin(1) for x in (points, drawn)]
+    assert nearest[0].quantile(0.05) > 2 * nearest[1].quantile(0.05)
+    if dim == 2:
+        plastic = 1.324717957244746
+        expected = torch.tensor([[(0.5 + k / plastic) % 1, (0.5 + k / plastic**2) % 1] for k in (1, 2, 3)])
+        assert torch.allclose(torch.special.ndtr(points[:3]), expected, atol=1e-5)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddeq_fast import chamfer, kde_entropy, squared_mmd
-from ddeq_fast.clouds import PointClouds, packed
+from ddeq_fast.clouds import PointClouds, packed, spread_normal
 from ddeq_fast.config import Config
 from ddeq_fast.data.dataset import Batch, generator
 from ddeq_fast.models import missing_points
@@ -122,7 +122,9 @@ class Completion(Task):
         clouds = packed(whole.points, whole.weights * observed)
         missing = missing_points(clouds.weights, self.config.growth)
         noise = whole.points.new_zeros(len(missing), int(missing.max()), whole.points.shape[2])
-        if step is None:
+        if self.config.seeds == "even":
+            noise = spread_normal(*noise.shape[1:]).expand_as(noise)
+        elif step is None:
             for i, (draw, n) in enumerate(zip(draws, missing.tolist(), strict=True)):
                 noise[i, :n] = torch.randn(n, noise.shape[2], generator=draw)
         else:
