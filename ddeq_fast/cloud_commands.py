@@ -61,7 +61,9 @@ def _add_flow(parser) -> None:
     )
     parser.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
     parser.add_argument(
-        "--backend", default="auto", help="such as compiled; auto: the fastest, for Riesz(1) sliced ones too"
+        "--backend",
+        default="auto",
+        help="auto: exact if all steps take less than a minute, else sliced for Riesz(1)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda... (default: %(default)s)")
     parser.add_argument(
@@ -147,7 +149,7 @@ def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resum
     with stop_on_signal() as stopped, bar:
         while flow.done < settings.steps and not stopped.is_set():
             flow.step()
-            if flow.done % max(1, settings.steps // 25) == 0 or flow.done == settings.steps:
+            if flow.done % max(1, settings.steps // 20) == 0 or flow.done == settings.steps:
                 bar.set_postfix_str(f"MMD {flow.note() / flow.history[0][1]:.3g} of the start's", refresh=False)
             if flow.done in wanted:
                 frames.append((flow.done, cloud_pictures.some(flow.points())))

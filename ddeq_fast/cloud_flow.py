@@ -7,6 +7,7 @@ the noise of that vanishes with the distance, where that of minibatches stays (H
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ddeq_fast.validation import check_cloud, check_integer, check_number
 # A progress report looks at all points, sliced, or in other kernels at so many of either cloud.
 SLICED = Sliced()
 MONITORED = 4096
+# Seconds for which "auto" keeps to exact sums.
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class CloudFlow:
     Args:
         target: a cloud (n, d).
         kernel: radial kernel, its bandwidth in units of the target's spread (root mean square distance from its mean).
-        backend: a name, or "auto" for the one that is predicted to do all steps first, sliced among them.
+        backend: a name, or "auto": exact where all steps are predicted to take less than a minute, else the fastest.
 
     Raises:
         TypeError, ValueError: a bad target, kernel or backend.
@@ -88,13 +91,18 @@ class CloudFlow:
         return torch.randn(*shape, generator=self.generator).to(self.target)
 
     def _choose(self, backend: str) -> str:
-        """The backend; "auto" weighs compiling against all steps, and slicing against exact sums."""
+        """The backend; "auto" weighs compiling against all steps, and the user's time against exactness."""
         x, sources = self.x[None], self.target[:1].expand(self.charges(), -1)[None]
         chosen = backends.resolve(backend, x, sources, self.kernel)
         if backend != "auto" or self.target.device.type != "cpu":
             return chosen
-        able = [n for n in ("compiled", "sliced") if backends.get(n).unsupported(x, sources, self.kernel) is None]
-        return min(("dense", *able), key=lambda n: costs.first_seconds(n) + self.settings.steps * self.step_seconds(n))
+
+        def seconds(name):
+            able = backends.get(name).unsupported(x, sources, self.kernel) is None
+            return costs.first_seconds(name) + self.settings.steps * self.step_seconds(name) if able else math.inf
+
+        exact = min(("dense", "compiled"), key=seconds)
+        return exact if seconds(exact) < PATIENCE else min((exact, "sliced"), key=seconds)
 
     def charges(self) -> int:
         """How many charges make the field of one step."""
@@ -142,7 +150,8 @@ class CloudFlow:
         x, y = self.x, self.target
         if SLICED.unsupported(x[None], y[None], self.kernel) is None:
             z, w = signed_measure(x, y, *(cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in (x, y)))
-            u = SLICED.evaluate(z[None], z[None], w[None], self.kernel, True, False)[0][0]
+            sliced = Sliced(self.settings.directions, seed=self.settings.seed)
+            u = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)[0][0]
             return float((w * u).sum().clamp_min(0).sqrt())
         generator = torch.Generator().manual_seed(self.settings.seed)
         x, y = (cloud[torch.randperm(len(cloud), generator=generator)[:MONITORED].to(cloud.device)] for cloud in (x, y))

@@ -62,7 +62,9 @@ def _figure(columns: int, width: float, height: float):
 
 
 def _scatter(axis, points: Tensor, view: Tensor, limits, title: str, colour: str) -> None:
-    axis.scatter(*(some(points) @ view).unbind(1), s=1.5, color=colour, alpha=0.5, linewidths=0)
+    shown = some(points) @ view
+    size = min(12.0, max(1.5, 4000 / len(shown)))  # few points are not to be dust, nor many a blot
+    axis.scatter(*shown.unbind(1), s=size, color=colour, alpha=0.5, linewidths=0)
     axis.set(title=title, xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
 
 

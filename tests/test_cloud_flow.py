@@ -68,6 +68,18 @@ def test_a_stopped_flow_goes_on_exactly(backend, ring, tmp_path):
     assert torch.equal(finished(rest).points(), whole.points())
 
 
+def test_auto_is_exact_where_that_takes_no_patience(ring, monkeypatch):
+    for per_step, kernel, expected in [
+        ({"dense": 0.1, "compiled": 1.0, "sliced": 0.01}, Riesz(1.0), "dense"),
+        ({"dense": 9.0, "compiled": 0.1, "sliced": 0.01}, Riesz(1.0), "compiled"),
+        ({"dense": 9.0, "compiled": 5.0, "sliced": 1.0}, Riesz(1.0), "sliced"),
+        ({"dense": 9.0, "compiled": 5.0, "sliced": 8.0}, Riesz(1.0), "compiled"),
+        ({"dense": 9.0, "compiled": 5.0, "sliced": 1.0}, Gaussian(1.0), "compiled"),
+    ]:
+        monkeypatch.setattr(CloudFlow, "step_seconds", lambda self, name, per_step=per_step: per_step[name])
+        assert CloudFlow(ring, Settings(20, 100), kernel).backend == expected
+
+
 def test_the_seed_decides(ring):
     a, b, c = (CloudFlow(ring, Settings(20, 2, seed=seed), backend="sliced") for seed in (0, 0, 1))
     assert torch.equal(finished(a).points(), finished(b).points())
