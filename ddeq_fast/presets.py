@@ -37,7 +37,7 @@ PRESETS = {
     "digits": Preset("8 x 8 digits of scikit-learn; about 98 % in two minutes on one CPU core", {}),
     "mnist-classify": Preset(
         "MNIST digits, sized for two CPU cores: half the paper's width, clouds of 80 points, Anderson acceleration",
-        {"data": "mnist", "max_points": 80, "epochs": 40, "batching": "by-length"},
+        {"data": "mnist", "max_points": 80, "epochs": 40},
     ),
     "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
     "mnist-complete": Preset(
