@@ -55,9 +55,9 @@ def curves(metrics: list[dict], path: Path) -> None:
             axis.axis("off")
             continue
         key, label = panel
-        log = key != "evaluations" and all(entry[key] > 0 for entry in metrics if key != "accuracy")
+        log = key != "evaluations" and all(entry[key] > 0 for entry in metrics if key != "accuracy" and key in entry)
         for split, colour in (("train", _BLUE), ("test", _ORANGE)):
-            entries = [entry for entry in metrics if entry["split"] == split]
+            entries = [entry for entry in metrics if entry["split"] == split and key in entry]
             steps = [entry["step"] for entry in entries]
             values = [1 - entry[key] if key == "accuracy" else entry[key] for entry in entries]
             if log:  # an error of zero has no place on the axis: leave a gap

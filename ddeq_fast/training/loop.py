@@ -150,7 +150,7 @@ class Trainer:
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
         with self._randomness(_STEP, self.step), convergence_in_metrics():
             out = self.task.run(self.parallel, inputs)
-            loss = self.task.loss(out, inputs)
+            loss, parts = self.task.loss(out, inputs)
             objective = loss
             if self.config.jacobian > 0:
                 norm = self._jacobian(out.equilibrium, total, rows)
@@ -168,7 +168,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         with torch.no_grad():
-            metrics = {"loss": float(loss.detach()), **self.task.metrics(out, inputs)}
+            metrics = {"loss": float(loss.detach()), **parts, **self.task.metrics(out, inputs)}
         if self.config.jacobian > 0:
             metrics["jacobian"] = float(norm.detach())
         return {"split": "train", **_mean(self.processes.gather((mine, metrics))), "lr": lr}
@@ -275,7 +275,8 @@ def evaluate(
         inputs = tree.apply(lambda t: t.to(device), task.inputs(batch, None))
         with convergence_in_metrics():
             out = task.run(model, inputs)
-        parts.append((len(batch.indices), {"loss": float(task.loss(out, inputs)), **task.metrics(out, inputs)}))
+        loss, made_of = task.loss(out, inputs)
+        parts.append((len(batch.indices), {"loss": float(loss), **made_of, **task.results(out, inputs)}))
     return _mean([part for some in processes.gather(parts) for part in some])
 
 

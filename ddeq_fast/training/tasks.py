@@ -42,8 +42,8 @@ class Task:
         """The output of the model."""
         raise NotImplementedError
 
-    def loss(self, output, inputs) -> Tensor:
-        """Mean loss over the batch."""
+    def loss(self, output, inputs) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss over the batch, and what it is made of, to be reported."""
         raise NotImplementedError
 
     def better(self, metrics: dict, best: float) -> bool:
@@ -51,9 +51,13 @@ class Task:
         return metrics[self.score] < best if self.lower_is_better else metrics[self.score] > best
 
     def metrics(self, output, inputs) -> dict[str, float]:
-        """What is reported besides the loss."""
+        """What is reported besides, cheap enough for every step."""
         info = None if output.equilibrium is None else output.equilibrium.info
         return {} if info is None else _solve_metrics(info)
+
+    def results(self, output, inputs) -> dict[str, float]:
+        """What an evaluation reports in place of `metrics`."""
+        return self.metrics(output, inputs)
 
 
 def _solve_metrics(info: SolveInfo) -> dict[str, float]:
@@ -84,7 +88,7 @@ class Classification(Task):
         return model(*inputs.clouds)
 
     def loss(self, output, inputs):
-        return F.cross_entropy(output.logits, inputs.labels)
+        return F.cross_entropy(output.logits, inputs.labels), {}
 
     def metrics(self, output, inputs):
         hits = output.logits.argmax(1) == inputs.labels
@@ -137,15 +141,17 @@ class Completion(Task):
     def loss(self, output, inputs):
         whole = inputs.whole
         loss = squared_mmd(output.points, whole.points, x_weights=output.weights, y_weights=whole.weights).mean()
+        parts = {"mmd": float(loss.detach())}
         if self.config.chamfer > 0:
-            mask = output.weights > 0
-            loss = loss + self.config.chamfer * chamfer(output.points, whole.points, mask, whole.mask).mean()
+            distance = chamfer(output.points, whole.points, output.weights > 0, whole.mask).mean()
+            parts["chamfer"] = float(distance.detach())
+            loss = loss + self.config.chamfer * distance
         if self.config.entropy > 0:
             new = (output.weights > 0) & ~output.observed
             loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, new).mean()
-        return loss
+        return loss, parts
 
-    def metrics(self, output, inputs):
+    def results(self, output, inputs):
         """Chamfer distance and squared MMD to the whole cloud, and those of the partial cloud."""
         result = {}
         for prefix, cloud in (("", PointClouds(output.points, output.weights)), ("partial_", inputs.clouds)):
@@ -153,7 +159,7 @@ class Completion(Task):
             weights = {"x_weights": cloud.weights, "y_weights": inputs.whole.weights}
             discrepancies = squared_mmd(cloud.points, inputs.whole.points, **weights)
             result |= {f"{prefix}chamfer": float(distances.mean()), f"{prefix}mmd": float(discrepancies.mean())}
-        return {**result, **super().metrics(output, inputs)}
+        return {**result, **super().results(output, inputs)}
 
 
 TASKS = {"classify": Classification, "complete": Completion}

@@ -80,7 +80,7 @@ def test_a_run_learns_and_keeps_the_best(rings, small, tmp_path):
     assert sum(e["loss"] for e in train[-6:]) < 0.8 * sum(e["loss"] for e in train[:6])
     assert trainer.best == min(e["chamfer"] for e in test)
     assert len({e["partial_chamfer"] for e in test}) == 1  # the same partial clouds every time
-    assert len({e["partial_chamfer"] for e in train}) == len(train)  # others every step
+    assert len({e["mmd"] for e in train}) == len(train)  # others every step
     best = training.evaluate(trainer.task, training.load_model(tmp_path / "run", "best", rings), rings.test, CPU)
     assert best["chamfer"] == trainer.best
 
@@ -120,7 +120,8 @@ def test_entropy_spreads_the_new_points(rings, small, tmp_path):
         model = small(**BRIEF).build(2, 2)
         with training.convergence_in_metrics():
             output = task.run(model, inputs)
-        values[weight] = task.loss(output, inputs)
+        values[weight], parts = task.loss(output, inputs)
+        assert parts == {"mmd": pytest.approx(values[0.0].item())}
     new = [output.points[i][(output.weights[i] > 0) & ~output.observed[i]] for i in range(6)]
     gaps = [torch.cdist(x, x)[~torch.eye(len(x), dtype=bool)].view(len(x), -1) for x in new]
     entropy = [-((-gap.square() / 2).exp().sum(1) / len(gap) + 1e-10).log().mean() for gap in gaps]
