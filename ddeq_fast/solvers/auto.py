@@ -19,7 +19,7 @@ class Auto(Solver):
     `tol` and the residual of the flow alone. Samples down at the rounding of their particles are left at that.
 
     On trained classifiers Anderson acceleration reaches 1e-4 on every sample in 20 evaluations, while flows of any
-    step rule are above 1e-2 after a hundred; a depth beyond 6 saves one evaluation at most and costs more than that,
+    step rule are above 1e-2 after forty; a depth beyond 6 saves one evaluation at most and costs more than that,
     and no other regularisation saves any (`python -m bench study`).
 
     Args:
