@@ -41,13 +41,12 @@ PRESETS = {
     ),
     "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
     "mnist-complete": Preset(
-        "MNIST digits without two clusters, sized for two CPU cores: half the paper's width, clouds of 100 points, "
-        "2 flow steps, Chamfer distance beside MMD in the loss",
+        "MNIST digits without two clusters, sized for two CPU cores: half the paper's width, 2 flow "
+        "steps, Chamfer distance beside MMD in the loss",
         {
             "task": "complete",
             "data": "mnist",
             "intensity": "none",
-            "max_points": 100,
             "jitter": 0.03,
             "growth": 1.2,
             "seeds": "even",
@@ -63,9 +62,10 @@ PRESETS = {
             "phantom_steps": 3,
             "jacobian": 0.0,
             "batch_size": 32,
+            "batching": "by-length",
             "lr": 1e-3,
             "warmup": 200,
-            "epochs": 40,
+            "epochs": 30,
         },
     ),
     "mnist-complete-paper": Preset(
