@@ -65,6 +65,7 @@ PRESETS = {
             "batching": "by-length",
             "lr": 1e-3,
             "warmup": 200,
+            "eval_every": 3,
             "epochs": 30,
         },
     ),
