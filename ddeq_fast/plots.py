@@ -71,6 +71,8 @@ def curves(metrics: list[dict], path: Path) -> None:
                     axis.axhline(entries[-1]["partial_" + key], color=_GREY, linestyle="--", label="partial input")
         axis.set(xlabel="step", ylabel=label, yscale="log" if log else "linear")
         axis.grid(alpha=0.3)
+        if not log:  # numbers as they are, also where they hardly differ
+            axis.ticklabel_format(useOffset=False)
     for axis in axes.flat[: len(panels)]:
         axis.legend(fontsize="small") if axis is axes[0, 0] or axis.get_lines()[-1].get_linestyle() == "--" else None
     figure.savefig(path)
