@@ -1,5 +1,7 @@
 """The compiled and the KeOps backend: against the dense one, bounded memory, and life without a compiler."""
 
+import functools
+import itertools
 import resource
 import shutil
 
@@ -110,6 +112,21 @@ def test_large_clouds_take_no_matrix(cloud):
     exact = potential_and_field(x[:50].double(), x.double(), v.double(), backend="dense")
     for value, expected in zip((u[:50], f[:50]), exact, strict=True):
         assert (value - expected).norm() <= 2e-6 * expected.norm()
+
+
+def test_no_sequence_of_shapes_compiles_too_often(cloud, monkeypatch):
+    """Dynamo refuses to compile one function more than eight times; traced here, but not compiled."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compiled._program.cache_clear()
+    kernel = Gaussian(0.9)
+    for dtype in (torch.float32, torch.float64):
+        for batch, m, n in itertools.product((1, 2, 3), repeat=3):
+            x, y = cloud(batch, m, 2, dtype=dtype), cloud(batch, n, 2, dtype=dtype)
+            with torch.set_grad_enabled(n > m):
+                found = potential_and_field(x, y, None, kernel, backend="compiled")
+            expected = potential_and_field(x, y, None, kernel, backend="dense")
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    compiled._program.cache_clear()
 
 
 def test_without_a_compiler_dense_answers_after_one_warning(cloud, monkeypatch):

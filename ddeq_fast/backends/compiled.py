@@ -52,11 +52,12 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
     return found[0], torch.stack(found[1:], -1)
 
 
+@torch.no_grad()
 def _summed(op: str, kernel: RadialKernel, targets, sources, v: Tensor, wanted) -> list[Tensor] | None:
     """Sums (B, m) over tiles of sources and targets; None without a compiler."""
     x = targets[0]
     shapes = tuple(_shape(term) for _, term in kernel.terms())
-    program = _program(op, x.shape[-1], shapes, wanted)
+    select = functools.partial(_program, op, x.shape[-1], shapes, wanted, x.dtype)
     # Python floats would be compiled in; a tensor is an argument.
     numbers = x.new_tensor([(weight, _scale(term)) for weight, term in kernel.terms()])
     rows = max(1, TILE // (x.shape[0] * min(SOURCES, v.shape[1])))
@@ -68,7 +69,7 @@ def _summed(op: str, kernel: RadialKernel, targets, sources, v: Tensor, wanted) 
         for j in range(0, v.shape[1], SOURCES):
             tile = [[coordinate[:, j : j + SOURCES] for coordinate in column] for column in columns]
             try:
-                sums = program(block, tile, numbers)
+                sums = select(_ones(block[0][0], tile[0][0]))(block, tile, numbers)
             except torch._dynamo.exc.TorchDynamoException as error:
                 _warn_once(str(error).splitlines()[0])
                 return None
@@ -97,9 +98,24 @@ def _scale(term: RadialKernel) -> float:
     return term.sigma**-2 if hasattr(term, "sigma") else 1.0
 
 
-@functools.lru_cache(maxsize=64)
-def _program(op: str, d: int, shapes: tuple[RadialKernel, ...], wanted: tuple[bool, bool]) -> Callable:
-    """Compiled sums over one tile; see `_sums` and `_tangent` for what they return."""
+def _ones(x: Tensor, y: Tensor) -> tuple[bool, bool, bool]:
+    """Which of batch, targets x (B, m) and sources y (B, n) are one: sizes that are compiled in."""
+    return x.shape[0] == 1, x.shape[1] == 1, y.shape[1] == 1
+
+
+@functools.lru_cache(maxsize=256)
+def _program(
+    op: str,
+    d: int,
+    shapes: tuple[RadialKernel, ...],
+    wanted: tuple[bool, bool],
+    dtype: torch.dtype,
+    ones: tuple[bool, bool, bool],
+) -> Callable:
+    """Compiled sums over one tile; see `_sums` and `_tangent` for what they return.
+
+    One for each dtype and each `ones`, with which it would be compiled anew: dynamo refuses to do so too often.
+    """
     code = {"sums": _sums, "tangent": _tangent}[op]
 
     def program(targets, sources, numbers):
