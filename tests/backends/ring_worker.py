@@ -110,13 +110,13 @@ def main(store, rank, count):
         "backend 'ring' cannot run this: needs torch.distributed.init_process_group",
         lambda: potential(x, x, backend="ring"),
     )
-    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=8))
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=60))
     for kernel in KERNELS:
         sums_and_gradients(rank, count, kernel)
     discrepancy(rank, count)
     third_derivatives()
     disagreement(rank)
-    pair = dist.new_group([0, 1], timeout=timedelta(seconds=8))
+    pair = dist.new_group([0, 1], timeout=timedelta(seconds=60))
     if rank < 2:
         backends.register("pair", Ring(pair, local="dense"))
         y = draw(2, 5, 3, seed=7)

@@ -22,7 +22,7 @@ def launch(count, folder):
         )
         for rank in range(count)
     ]
-    deadline, found = time.monotonic() + 120, []
+    deadline, found = time.monotonic() + 240, []
     try:
         for process in processes:
             errors = process.communicate(timeout=max(1, deadline - time.monotonic()))[1]
