@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from ddeq_fast.data.dataset import Split, generator
 from ddeq_fast.networks import TransportMap
 
 
@@ -17,6 +18,18 @@ def close(value, expected, tolerance=1e-12):
     """Largest difference within `tolerance` of the largest expected value."""
     assert value.shape == expected.shape and value.dtype == expected.dtype
     return bool((value - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def rings_and_discs(count, seed, sizes, radius):
+    """A split of `count` clouds of sizes[0] to sizes[1] - 1 points: rings (label 0), discs of this radius (label 1)."""
+    draw = generator(seed)
+    clouds, labels = [], torch.arange(count) % 2
+    for label in labels.tolist():
+        n = int(torch.randint(*sizes, (), generator=draw))
+        angle = torch.rand(n, generator=draw) * 6.28
+        length = 1.0 if label == 0 else radius * torch.rand(n, generator=draw)
+        clouds.append(torch.stack((angle.cos() * length, angle.sin() * length), 1))
+    return Split(clouds, [torch.ones(len(cloud)) for cloud in clouds], labels)
 
 
 def small_transport(seed=0, dtype=torch.float64, **options):

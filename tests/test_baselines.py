@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import rings_and_discs
 
-from ddeq_fast.data.dataset import Dataset, Split, generator
+from ddeq_fast.data.dataset import Dataset, generator
 from ddeq_fast.models import missing_points
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where the benchmarks lie, if they came along
@@ -45,21 +46,9 @@ def answer(model, x, weights=None):
     return out.logits if hasattr(out, "logits") else out.points[~out.observed & (out.weights > 0)]
 
 
-def split(count, seed):
-    """Rings (label 0) and discs (label 1) of 12 to 20 points."""
-    draw = generator(seed)
-    clouds, labels = [], torch.arange(count) % 2
-    for label in labels.tolist():
-        n = int(torch.randint(12, 21, (), generator=draw))
-        angle = torch.rand(n, generator=draw) * 6.28
-        radius = 1.0 if label == 0 else 0.7 * torch.rand(n, generator=draw)
-        clouds.append(torch.stack((angle.cos() * radius, angle.sin() * radius), 1))
-    return Split(clouds, [torch.ones(len(cloud)) for cloud in clouds], labels)
-
-
 @pytest.fixture(scope="module")
 def rings():
-    return Dataset("rings", 2, 2, split(64, 0), split(32, 1))
+    return Dataset("rings", 2, 2, *(rings_and_discs(count, seed, (12, 21), 0.7) for seed, count in enumerate((64, 32))))
 
 
 def test_the_order_of_points_has_no_influence(model, cloud):
