@@ -113,13 +113,12 @@ def _explain(**sizes) -> int:
 
 
 def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resume, quiet, **settings) -> int:
-    import torch
-
     from ddeq_fast import cloud_pictures
     from ddeq_fast.cloud_flow import CloudFlow, Settings
     from ddeq_fast.data.files import load_points, write_points
     from ddeq_fast.explain import duration
     from ddeq_fast.signals import stop_on_signal
+    from ddeq_fast.training import choose_device
     from ddeq_fast.validation import check_integer
 
     settings = Settings(**settings)
@@ -131,9 +130,7 @@ def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resum
     cloud = load_points(target)
     if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
         raise ValueError(f"--out {out}: a PLY file holds points in 2 or 3 dimensions, the target has {cloud.shape[1]}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    flow = CloudFlow(cloud.to(device), settings, kernel, backend)
+    flow = CloudFlow(cloud.to(choose_device(device)), settings, kernel, backend)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if resume:
         flow.restore(checkpoint)
