@@ -90,8 +90,8 @@ def _better(best: Solution, again: Solution, rows) -> Solution:
     """`best`, with the samples `rows` replaced where `again` ended lower; evaluations add up."""
     info, other = best.info, again.info
     evaluations = info.evaluations.index_add(0, rows, other.evaluations)
-    lower = rows[other.residual < info.residual[rows]]
     pick = other.residual < info.residual[rows]
+    lower = rows[pick]
     particles, residual, converged = best.particles.clone(), info.residual.clone(), info.converged.clone()
     particles[lower], residual[lower] = again.particles[pick], other.residual[pick]
     converged[lower] = other.converged[pick]
