@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
 from ddeq_fast.networks.layers import FeedForward
@@ -14,7 +15,7 @@ from ddeq_fast.networks.layers import FeedForward
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
 # blocks, and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
-# Widest heads whose moments are prepared: they take (width + 1)^2 numbers a point and head.
+# Widest heads whose products of keys and values are summed: they are (width + 1)^2 a point.
 MOMENT_WIDTH = 4
 
 
@@ -25,17 +26,17 @@ class Memory(NamedTuple):
     values: Tensor
 
 
-class Moments(NamedTuple):
-    """A memory that makes derivatives with respect to queries nearly free.
+class Prepared(NamedTuple):
+    """A memory arranged for many evaluations, which makes derivatives with respect to queries nearly free as well.
 
-    The Jacobian of softmax attention in a query is the covariance of keys and values under its attention weights: one
-    more sum over the points, beside the one that attention is. Both together are one matrix product with
-    `outer` (B, heads, m, (c + 1)^2), the rows w_j (1, k_j) x (1, v_j), w_j the weight of a point in the `bias` of the
-    layer.
+    `keys` are (1, k_j) and `values` w_j (1, v_j), w_j the weight of a point in the `bias` of the layer; both
+    (B, heads, c + 1, m). The Jacobian of softmax attention in a query is the covariance of keys and values under its
+    attention weights: one more sum over the points, of the products of both, beside the one that attention is.
     """
 
     memory: Memory
-    outer: Tensor
+    keys: Tensor
+    values: Tensor
 
 
 class AttentionLayer(nn.Module):
@@ -70,7 +71,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self,
         q: Tensor,
-        memory: Memory | Moments | None,
+        memory: Memory | Prepared | None,
         bias: Tensor | None,
         drop: Tensor | None = None,
         present: Tensor | None = None,
@@ -86,11 +87,11 @@ class AttentionLayer(nn.Module):
         else:
             dim = q.shape[-1]
             (queries,) = self._split(F.linear(q, self.project_in.weight[:dim], self.project_in.bias[:dim]), 1)
-            keys, values = memory.memory if isinstance(memory, Moments) else memory
+            keys, values = memory.memory if isinstance(memory, Prepared) else memory
         if held is not None:
             keys, values = (torch.cat(pair, 2) for pair in zip(held, (keys, values), strict=True))
-        if isinstance(memory, Moments):
-            attended = attend_to_moments(queries, memory, bias)
+        if isinstance(memory, Prepared):
+            attended = attend_to_prepared(queries, memory, bias)
         else:
             attended = attend(queries, keys, values, bias)
         attended = self.project_out(attended.transpose(1, 2).reshape(q.shape))
@@ -105,13 +106,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if not on_cpu(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if not torch.is_grad_enabled():
-        sums = _sums(q, k, _weighted(v, bias))
+        sums = _sums(q, k.mT, _weighted(v, bias))
         if sums is not None:
-            return sums[..., 1:] / sums[..., :1]
+            return _mean(sums)
     entries = q.shape[1] * q.shape[2] * k.shape[2]
     if entries > MATRIX_ENTRIES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    size = max(1, CHUNK_ENTRIES // entries)
+    size = _chunk(q.shape[0], entries)
     q = q * q.shape[-1] ** -0.5
     biases = [None] * q.shape[0] if bias is None else bias.split(size)
     parts = zip(q.split(size), k.split(size), v.split(size), biases, strict=False)
@@ -123,6 +124,12 @@ def on_cpu(q: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype.itemsize >= 4 and not torch.compiler.is_compiling()
 
 
+def _chunk(count: int, entries: int) -> int:
+    """How many of `count` matrices of so many entries are handled at once, the chunks being of nearly one size."""
+    chunks = max(1, min(count, -(-count * entries // CHUNK_ENTRIES)))
+    return -(-count // chunks)
+
+
 def _attend(q, k, v, bias):
     logits = q @ k.mT
     if bias is not None:
@@ -132,49 +139,67 @@ def _attend(q, k, v, bias):
     return (weights @ v) / weights.sum(-1, keepdim=True)
 
 
-def moments(memory: Memory, bias: Tensor | None) -> Moments | Memory:
-    """Prepare a memory for many derivatives with respect to queries alone; itself where that does not pay.
+def prepared(memory: Memory, bias: Tensor | None) -> Prepared | Memory:
+    """Arrange a memory for evaluations and derivatives in the queries alone: it is cut from its graph.
 
-    What is prepared is cut from the graph of the memory.
+    Itself where attention is not arranged here.
     """
     memory = Memory(*(part.detach() for part in memory))
-    if not on_cpu(memory.keys) or memory.keys.shape[-1] > MOMENT_WIDTH:
+    if not on_cpu(memory.keys):
         return memory
-    keys, values = F.pad(memory.keys, (1, 0), value=1.0), _weighted(memory.values, bias)
-    return Moments(memory, (keys[..., :, None] * values[..., None, :]).flatten(-2))
+    return Prepared(memory, F.pad(memory.keys, (1, 0), value=1.0).mT.contiguous(), _weighted(memory.values, bias))
 
 
-def attend_to_moments(q: Tensor, moments: Moments, bias: Tensor | None) -> Tensor:
+def attend_to_prepared(q: Tensor, prepared: Prepared, bias: Tensor | None) -> Tensor:
     """`attend`, whose derivative is that in the queries and the first only."""
+    c, grad = q.shape[-1], q.requires_grad and torch.is_grad_enabled()
     sums = None
-    if q.dtype == moments.outer.dtype and on_cpu(q):  # no autocast, no compiler
-        sums = _sums(q.detach(), moments.memory.keys, moments.outer)
+    # Otherwise autocast or a compiler is at work, or too many products would be summed.
+    if q.dtype == prepared.keys.dtype and on_cpu(q) and not (grad and c > MOMENT_WIDTH):
+        sums = _sums(q.detach(), prepared.keys[..., 1:, :], prepared.values, prepared.keys if grad else None)
     if sums is None:
-        return attend(q, *moments.memory, bias)
-    c = q.shape[-1]
-    return _Attended.apply(q, sums.unflatten(-1, (c + 1, c + 1)))
+        return attend(q, *prepared.memory, bias)
+    return _Attended.apply(q, sums.unflatten(-1, (c + 1, c + 1))) if grad else _mean(sums)
 
 
 def _weighted(v: Tensor, bias: Tensor | None) -> Tensor:
-    """w_j (1, v_j), where log w is the bias: (B, heads, m, c + 1)."""
-    v = F.pad(v, (1, 0), value=1.0)
-    return v if bias is None else v * bias.detach().mT.exp()
+    """w_j (1, v_j), where log w is the bias: (B, heads, c + 1, m)."""
+    v = F.pad(v, (1, 0), value=1.0).mT
+    return v.contiguous() if bias is None else v * bias.detach().exp()
 
 
-def _sums(q: Tensor, k: Tensor, rows: Tensor) -> Tensor | None:
-    """sum_j exp(<q_i, k_j> / sqrt(c)) rows_j, (B, heads, n, r), for rows (B, heads, m, r) that start with weights.
+def _sums(q: Tensor, keys: Tensor, rows: Tensor, factors: Tensor | None = None) -> Tensor | None:
+    """sum_j exp(<q_i, k_j> / sqrt(c)) rows_j, (B, heads, n, r), for keys (B, heads, c, m) and rows (B, heads, r, m).
 
-    No maximum is taken off, as a softmax does: None where it is needed, the exponentials leaving the range of numbers,
-    and where matrices of entries are too large.
+    With `factors` (B, heads, s, m) the rows are all products of a factor and a row, (B, heads, n, s r). The first row,
+    and product, is that of the weights. No maximum is taken off, as a softmax does: None where it is needed, the
+    exponentials leaving the range of numbers, where matrices of entries are too large, and in forward mode.
     """
-    (*shape, n, c), m = q.shape, k.shape[2]
-    if n * m > MATRIX_ENTRIES:
+    (*shape, n, c), m = q.shape, keys.shape[-1]
+    if n * m > MATRIX_ENTRIES or any(unpack_dual(t).tangent is not None for t in (q, keys, rows)):
         return None
-    size = max(1, CHUNK_ENTRIES // (n * m))
-    parts = zip(*(t.flatten(0, 1).split(size) for t in (q * c**-0.5, k, rows)), strict=True)
-    sums = torch.cat([torch.bmm(torch.bmm(a, b.mT).exp_(), r) for a, b, r in parts])
+    q, keys, rows = (q * c**-0.5).flatten(0, 1), keys.flatten(0, 1), rows.flatten(0, 1)
+    size = _chunk(len(q), n * m)
+    # Memory is used again in every chunk: got anew, it would be neither in a cache nor, often, mapped.
+    weights = q.new_empty(size, n, m)
+    if factors is not None:
+        factors = factors.flatten(0, 1)
+        products = q.new_empty(size, factors.shape[1], rows.shape[1], m)
+    sums = q.new_empty(len(q), n, rows.shape[1] * (1 if factors is None else factors.shape[1]))
+    for i in range(0, len(q), size):
+        part = slice(i, i + size)
+        chunk = rows[part]
+        w = torch.bmm(q[part], keys[part], out=weights[: len(chunk)]).exp_()
+        if factors is not None:
+            chunk = torch.mul(factors[part, :, None], chunk[:, None], out=products[: len(chunk)]).flatten(1, 2)
+        torch.bmm(w, chunk.mT, out=sums[part])
     least, most = torch.aminmax(sums[..., 0])
     return sums.view(*shape, n, -1) if 1e-20 < least <= most < 1e20 else None
+
+
+def _mean(sums: Tensor) -> Tensor:
+    """Values (..., c) under the attention weights, of their sums (..., c + 1) behind that of the weights."""
+    return sums[..., 1:] / sums[..., :1]
 
 
 class _Attended(torch.autograd.Function):
@@ -182,7 +207,7 @@ class _Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, sums):
-        attended = sums[..., 0, 1:] / sums[..., 0, :1]
+        attended = _mean(sums[..., 0, :])
         ctx.save_for_backward(sums, attended)
         return attended
 
@@ -193,7 +218,7 @@ class _Attended(torch.autograd.Function):
         sums, attended = ctx.saved_tensors
         c = gradient.shape[-1]
         onto_values = torch.cat((-(attended * gradient).sum(-1, keepdim=True), gradient), -1)
-        covariance = (sums[..., 1:, :] * onto_values[..., None, :]).sum(-1)
+        covariance = (sums[..., 1:, :] @ onto_values[..., None])[..., 0]
         return covariance * (c**-0.5 / sums[..., 0, :1]), None
 
 

@@ -43,7 +43,8 @@ class FeedForward(nn.Module):
         return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(keep) / keep
 
     def forward(self, x: Tensor, drop: Tensor | None = None) -> Tensor:
-        hidden = F.relu(self.linear1(x))
+        # Flat, for a rectifier in place: of a view, autograd would make copies.
+        hidden = self.linear1(x.flatten(0, 1)).relu_()
         if drop is not None:
-            hidden = hidden * drop
-        return self.norm(x + self.linear2(hidden))
+            hidden = hidden.unflatten(0, x.shape[:2]) * drop
+        return self.norm(x + self.linear2(hidden).view_as(x))

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.attention import AttentionEncoder, Memory, Moments, attention_bias, log_weights, moments, zeroed
+from ddeq_fast.networks.attention import (
+    AttentionEncoder,
+    Memory,
+    Prepared,
+    attention_bias,
+    log_weights,
+    prepared,
+    zeroed,
+)
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
@@ -30,7 +38,7 @@ class Context(NamedTuple):
     """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first."""
 
     matrix: Tensor
-    memories: tuple[Memory | Moments, ...]
+    memories: tuple[Memory | Prepared, ...]
     bias: Tensor | None
     drops: dict[str, list[Tensor | None]]
     held: Held | None = None
@@ -140,10 +148,10 @@ class TransportMap(nn.Module):
         return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
 
     def prepare(self, context: Context) -> Context:
-        """The context of F for many vector-Jacobian products in Z: they get faster, other derivatives are cut."""
+        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut."""
         if self._compiled_call_impl is not None:  # compiled code has its own attention
             return context
-        memories = tuple(moments(memory, context.bias) for memory in context.memories)
+        memories = tuple(prepared(memory, context.bias) for memory in context.memories)
         return context._replace(memories=memories)
 
     def hold(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:

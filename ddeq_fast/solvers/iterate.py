@@ -78,7 +78,7 @@ class _Run:
 
     def __init__(self, solver, problem, start, scale, callback):
         self.solver, self.callback = solver, callback
-        self.problem = problem.prepared() if solver.needs_vjp else problem
+        self.problem = problem.prepared()
         batch, device = start.shape[0], start.device
         self.z = start.detach().clone()
         self.residual = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)

@@ -45,7 +45,7 @@ class Pushforward:
         return Pushforward(self.func, *tree.select((self.context, self.weights, self.frozen), index))
 
     def prepared(self) -> Pushforward:
-        """The same problem for many products with J^T, whose context F has prepared for that, if it can.
+        """The same problem for many evaluations and products with J^T, whose context F has prepared, if it can.
 
         Only F and its first derivative in Z are right then.
         """

@@ -10,11 +10,11 @@ from ddeq_fast.networks.attention import (
     AttentionEncoder,
     AttentionLayer,
     Memory,
-    Moments,
-    attend_to_moments,
+    Prepared,
+    attend_to_prepared,
     attention_bias,
     log_weights,
-    moments,
+    prepared,
 )
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 
@@ -158,35 +158,49 @@ def test_pointwise_mlp(cloud):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 400.0])
-def test_moments_give_attention_and_its_derivative_in_the_queries(cloud, weighted, scale, monkeypatch):
+@pytest.mark.parametrize("c", [3, attention.MOMENT_WIDTH, attention.MOMENT_WIDTH + 1])
+def test_prepared_memories_give_attention_and_its_derivative_in_the_queries(cloud, c, weighted, scale, monkeypatch):
     """Large logits leave the range of exponentials without a shift; a chunk holds three of the eight heads."""
     monkeypatch.setattr(attention, "CHUNK_ENTRIES", 3 * 5 * 7)
-    q, memory = (scale * cloud(2, 4, 5, 3)).requires_grad_(), Memory(cloud(2, 4, 7, 3), cloud(2, 4, 7, 3))
+    q, memory = (scale * cloud(2, 4, 5, c)).requires_grad_(), Memory(cloud(2, 4, 7, c), cloud(2, 4, 7, c))
     weights = torch.rand(2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights[0, 2:4] = 0
     bias = log_weights(weights) if weighted else None
-    prepared, g = moments(memory, bias), cloud(2, 4, 5, 3)
-    found = attend_to_moments(q, prepared, bias)
-    logits = q @ memory.keys.mT / 3**0.5
+    ready, g = prepared(memory, bias), cloud(2, 4, 5, c)
+    found = attend_to_prepared(q, ready, bias)
+    logits = q @ memory.keys.mT / c**0.5
     expected = (logits if bias is None else logits + bias).softmax(-1) @ memory.values
-    assert isinstance(prepared, Moments) and close(found, expected)
+    assert isinstance(ready, Prepared) and close(found, expected)
     assert close(torch.autograd.grad(found, q, g)[0], torch.autograd.grad(expected, q, g)[0])
     with torch.no_grad():
-        assert close(attend_to_moments(q, prepared, bias), expected.detach())
+        assert close(attend_to_prepared(q, ready, bias), expected.detach())
         assert close(attention.attend(q, *memory, bias), expected.detach())
 
 
-def test_moments_know_no_second_derivative(cloud):
+@pytest.mark.parametrize("entries", [1, 5 * 7, 3 * 5 * 7, 1 << 20])
+def test_chunks_cover_all_heads(cloud, entries, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK_ENTRIES", entries)
+    q, k, v = cloud(2, 4, 5, 3), cloud(2, 4, 7, 3), cloud(2, 4, 7, 3)
+    with torch.no_grad():
+        assert close(attention.attend(q, k, v, None), (q @ k.mT / 3**0.5).softmax(-1) @ v)
+    q.requires_grad_()
+    assert close(attention.attend(q, k, v, None), (q @ k.mT / 3**0.5).softmax(-1) @ v)
+
+
+def test_prepared_memories_know_no_second_derivative(cloud):
     q, memory = cloud(1, 2, 3, 2, grad=True), Memory(cloud(1, 2, 5, 2), cloud(1, 2, 5, 2))
-    attended = attend_to_moments(q, moments(memory, None), None)
+    attended = attend_to_prepared(q, prepared(memory, None), None)
     with fails(RuntimeError, "a context prepared for vector-Jacobian products has no second derivative"):
         torch.autograd.grad(attended.sum(), q, create_graph=True)
 
 
-def test_moments_are_prepared_for_narrow_heads_only_and_outside_the_graph(cloud):
-    width = attention.MOMENT_WIDTH
-    narrow, wide = (Memory(*(cloud(1, 2, 5, c, grad=True) for _ in range(2))) for c in (width, width + 1))
-    assert moments(narrow, None).outer.shape == (1, 2, 5, (width + 1) ** 2)
-    assert isinstance(moments(wide, None), Memory)
-    for prepared in (moments(narrow, None).memory, moments(wide, None)):
-        assert not any(part.requires_grad for part in prepared)
+def test_memories_are_prepared_outside_the_graph(cloud):
+    memory = Memory(*(cloud(1, 2, 5, 3, grad=True) for _ in range(2)))
+    ready = prepared(memory, None)
+    assert ready.keys.shape == ready.values.shape == (1, 2, 4, 5)
+    assert not any(part.requires_grad for part in (ready.keys, ready.values, *ready.memory))
+
+
+def test_memories_in_low_precision_stay_as_they_are(cloud):
+    memory = Memory(*(cloud(1, 2, 5, 3).bfloat16() for _ in range(2)))
+    assert isinstance(prepared(memory, None), Memory)
