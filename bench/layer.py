@@ -9,6 +9,7 @@ repeats everything in every step. The median counts. The results are compared af
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 import warnings
@@ -88,29 +89,37 @@ def measure(args) -> list[dict]:
     """A row for each method: seconds for all steps, evaluations, residual, difference from the plain one."""
     network, x, z0 = _inputs(args)
 
-    def flow(steps):
-        return _ours(network, x, z0, MMDFlow(lr=args.lr, max_steps=steps, tol=0.0, check_every=steps))
+    @functools.cache  # a solver keeps what it has recorded
+    def solver(steps, cuda_graph):
+        return MMDFlow(lr=args.lr, max_steps=steps, tol=0.0, check_every=steps, cuda_graph=cuda_graph)
+
+    def flow(steps, cuda_graph=False):
+        return _ours(network, x, z0, solver(steps, cuda_graph))
 
     methods = {
         "plain flow, attention matrices": lambda steps: plain.flow(network, z0, x, steps, args.lr),
         "plain flow, fused attention": lambda steps: plain.flow(network, z0, x, steps, args.lr, fused=True),
-        "ddeq_fast flow": flow,
     }
+    ours = {"ddeq_fast flow": flow}
+    if torch.device(args.device).type == "cuda":
+        ours["ddeq_fast flow, CUDA graph"] = functools.partial(flow, cuda_graph=True)
+    methods |= ours
     for method in methods.values():
         method(1)
     times = {name: [] for name in methods}
     for _ in range(args.rounds):
         for name, method in methods.items():
-            steps = args.steps if method is flow else args.plain_steps
+            steps = args.steps if name in ours else args.plain_steps
             spent = _timed(lambda method=method, steps=steps: method(steps), args.device)[1]
             times[name].append(spent * args.steps / steps)
     seconds = {name: median(spent) for name, spent in times.items()}
 
-    reference, ours = methods["plain flow, fused attention"](args.steps), flow(args.steps)
-    end = float(ours.info.residual.max())
+    reference = methods["plain flow, fused attention"](args.steps)
     rows = [{"method": name, "seconds": spent, "evaluations": args.steps} for name, spent in seconds.items()]
-    difference = float((ours.particles - reference).abs().max())
-    rows[-1] |= {"evaluations": _evaluations(ours.info), "residual": end, "difference": difference}
+    for row in rows[-len(ours) :]:
+        found = ours[row["method"]](args.steps)
+        end, difference = float(found.info.residual.max()), float((found.particles - reference).abs().max())
+        row |= {"evaluations": _evaluations(found.info), "residual": end, "difference": difference}
     for name, tol in (("to where the flow ended", end), (f"to {args.tol:g}", args.tol)):
         spent = []
         for _ in range(3):

@@ -21,3 +21,10 @@ def apply(function, tree):
     if isinstance(tree, (tuple, list)):
         return type(tree)(apply(function, value) for value in tree)
     return tree
+
+
+def leaves(tree) -> list[Tensor]:
+    """The tensors of `tree`, in order."""
+    found = []
+    apply(found.append, tree)
+    return found

@@ -6,7 +6,7 @@ import torch
 from ddeq_fast import Riesz, potential_and_field, squared_mmd
 from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
-from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
+from ddeq_fast.solvers import SGD, Anderson, Auto, MMDFlow, Pushforward
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -75,6 +75,29 @@ def test_steps_are_captured(layer, solver):
 
         expected = steps()[0].clone()
         torch.testing.assert_close(replayed(steps)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lambda **options: MMDFlow(lr=0.2, optimizer=SGD(0.5), max_steps=20, check_every=4, **options),
+        lambda **options: Anderson(depth=3, max_steps=12, **options),
+        lambda **options: Auto(tol=1e-6, anderson={"max_steps": 8}, flow={"max_steps": 20}, **options),
+    ],
+    ids=["flow", "anderson", "auto"],
+)
+def test_recorded_solves(layer, solver):
+    """One recording for clouds that change from solve to solve, and weights that change in place."""
+    model, x = layer
+    model, x = model.cuda(), x.cuda()
+    recorded, start = solver(cuda_graph=True), model.start.expand(4, -1, -1).clone()
+    for scale in (1.0, 0.5):
+        with torch.no_grad():
+            model.transport.norm_start.weight.mul_(scale)
+            problem = Pushforward(model.transport, model.transport.encode(scale * x))
+            found, expected = recorded.solve(problem, start), solver().solve(problem, start)
+        torch.testing.assert_close(found.particles, expected.particles, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(found.info.residual, expected.info.residual, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", [MMDFlow(lr=0.2, check_every=8), Anderson(check_every=8)], ids=["flow", "anderson"])

@@ -65,7 +65,7 @@ class Anderson(IterativeSolver):
         depth: iterates kept.
         mixing: share of the combined residual added, in (0, 1].
         ridge: regularisation of the least-squares problem.
-        max_steps, tol, relative, check_every, backend: see `IterativeSolver`.
+        max_steps, tol, relative, check_every, backend, cuda_graph: see `IterativeSolver`.
         patience: give up on a sample whose residual has not halved in so many steps; None never does.
     """
 
@@ -84,7 +84,11 @@ class Anderson(IterativeSolver):
         check_every: int = 1,
         patience: int | None = 20,
         backend: str = "auto",
+        cuda_graph: bool = False,
     ):
+        self.depth = check_integer("depth", depth, low=2)
+        self.alike_from = self.depth - 1
+
         super().__init__(
             kernel=kernel,
             max_steps=max_steps,
@@ -94,8 +98,8 @@ class Anderson(IterativeSolver):
             stop_together=False,
             check_every=check_every,
             backend=backend,
+            cuda_graph=cuda_graph,
         )
-        self.depth = check_integer("depth", depth, low=2)
         self.mixing = check_share("mixing", mixing)
         self.ridge = check_number("ridge", ridge, closed=True)
         self.patience = patience if patience is None else check_integer("patience", patience)

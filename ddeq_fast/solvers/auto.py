@@ -28,6 +28,7 @@ class Auto(Solver):
         relative: measure residuals relative to that of the start cloud.
         anderson, flow: options of the two solvers, other than those that would make their residuals incomparable.
         backend: backend of the kernel sums.
+        cuda_graph: see `IterativeSolver`, for both.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class Auto(Solver):
         anderson: dict | None = None,
         flow: dict | None = None,
         backend: str = "auto",
+        cuda_graph: bool = False,
     ):
-        shared = {"kernel": kernel, "tol": tol, "relative": relative, "backend": backend}
+        shared = {"kernel": kernel, "tol": tol, "relative": relative, "backend": backend, "cuda_graph": cuda_graph}
         for name, options in (("anderson", anderson), ("flow", flow)):
             clash = sorted({*shared, "stop_on", "stop_together", "anneal", "rescale"} & set(options or ()))
             if clash:

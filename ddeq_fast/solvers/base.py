@@ -40,11 +40,16 @@ class IterativeSolver(Solver):
         stop_together: stop the batch as one, on the mean of its squared residuals.
         check_every: steps between two looks at the residual.
         backend: backend of the kernel sums.
+        cuda_graph: on a GPU, record a step in a CUDA graph and replay it; nothing elsewhere. It pays where launches
+            take longer than their work, as they do for small clouds. The recording is kept for solves of the same
+            shape; samples that are done stay in the batch, where they are not moved.
     """
 
     needs_vjp = False
     keep_best = False
     patience: int | None = None
+    # From this step on all steps are alike, but for the numbers in tensors; None if they never are.
+    alike_from: int | None = None
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class IterativeSolver(Solver):
         stop_together: bool,
         check_every: int,
         backend: str,
+        cuda_graph: bool = False,
     ):
         self.kernel = check_kernel(kernel)
         self.max_steps = check_integer("max_steps", max_steps)
@@ -65,6 +71,9 @@ class IterativeSolver(Solver):
         self.stop_on = check_choice("stop_on", stop_on, ("mmd", "gradient"))
         self.check_every = check_integer("check_every", check_every)
         self.backend = backend
+        self.cuda_graph = bool(cuda_graph)
+        if self.cuda_graph and self.alike_from is None:
+            raise ValueError(f"cuda_graph needs steps that are all alike, and this {type(self).__name__} changes them")
 
     def init(self, problem: Pushforward, z: Tensor, y: Tensor):
         """State before the first step, y = F(z); tensors in it have the batch axis first."""

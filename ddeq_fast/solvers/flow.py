@@ -32,7 +32,7 @@ class MMDFlow(IterativeSolver):
     Args:
         kernel: one kernel, or several of different bandwidths whose objectives are averaged.
         lr: step size.
-        max_steps, tol, relative, stop_on, stop_together, check_every, backend: see `IterativeSolver`.
+        max_steps, tol, relative, stop_on, stop_together, check_every, backend, cuda_graph: see `IterativeSolver`.
         gradient: "autodiff" differentiates through F; "witness" holds F(Z) fixed, and needs no vector-Jacobian
             product.
         optimizer: `SGD(momentum, nesterov)` or `Adam(...)`.
@@ -45,6 +45,8 @@ class MMDFlow(IterativeSolver):
         first_kernel_only: of several kernels follow the gradient of the first alone, its share of the average.
             Compatibility with the original code, which does so.
         regulariser: (strength, p): adds strength * mean_i |z_i|_p to the objective.
+
+    No step is like the one before, as `cuda_graph` needs it, with Adam, lr_decay, anneal or noise.
     """
 
     def __init__(
@@ -67,21 +69,12 @@ class MMDFlow(IterativeSolver):
         rescale: bool = False,
         first_kernel_only: bool = False,
         regulariser: tuple[float, float] | None = None,
+        cuda_graph: bool = False,
     ):
         kernels = kernel if isinstance(kernel, Sequence) else (kernel,)
         if not kernels:
             raise ValueError("kernel must name at least one kernel, got an empty sequence")
         self.kernels = tuple(check_kernel(k) for k in kernels)
-        super().__init__(
-            kernel=self._average([1.0] * len(self.kernels)),
-            max_steps=max_steps,
-            tol=tol,
-            relative=relative,
-            stop_on=stop_on,
-            stop_together=stop_together,
-            check_every=check_every,
-            backend=backend,
-        )
         self.lr = check_number("lr", lr)
         self.needs_vjp = check_choice("gradient", gradient, ("autodiff", "witness")) == "autodiff"
         self.optimizer = SGD() if optimizer is None else optimizer
@@ -99,6 +92,19 @@ class MMDFlow(IterativeSolver):
         if regulariser is not None:
             check_number("regulariser strength", regulariser[0], closed=True)
             check_number("regulariser p", regulariser[1])
+        if isinstance(self.optimizer, SGD) and lr_decay[0] == 1 and anneal is None and noise[0] == 0:
+            self.alike_from = 0
+        super().__init__(
+            kernel=self._average([1.0] * len(self.kernels)),
+            max_steps=max_steps,
+            tol=tol,
+            relative=relative,
+            stop_on=stop_on,
+            stop_together=stop_together,
+            check_every=check_every,
+            backend=backend,
+            cuda_graph=cuda_graph,
+        )
 
     def _average(self, factors) -> RadialKernel:
         """The mean of the kernels, each with a factor: the mean of MMDs is the MMD of the mean."""

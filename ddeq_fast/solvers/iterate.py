@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import tree
+from ddeq_fast.solvers import graphs
 from ddeq_fast.solvers.problem import Pushforward
 
 
@@ -87,6 +88,7 @@ class _Run:
         self.milestone = self.residual.clone()  # residual and step of the last real gain, for `patience`
         self.milestone_step = torch.zeros_like(self.evaluations)
         self.scale = scale
+        self.recorded, self.replay = solver.cuda_graph and graphs.usable(start), None
 
     def run(self) -> Solution:
         solver, z, state = self.solver, self.z.clone(), None
@@ -94,15 +96,8 @@ class _Run:
         for step in range(solver.max_steps + 1):
             last = step == solver.max_steps
             check = last or step % solver.check_every == 0
-            if solver.needs_vjp and not last:
-                y, vjp = self.problem.linearise(z)
-            else:
-                y, vjp = self.problem.image(z), None
+            y, proposal, state, direction = self._advance(z, state, step)
             self.evaluations.index_add_(0, self.rows, moving.long())
-            if step == 0:
-                state = solver.init(self.problem, z, y)
-            if not last:
-                proposal, state, direction = solver.step(self.problem, z, y, vjp, state, step)
             if last and solver.stop_on == "gradient":
                 self.z[self.rows[moving]] = z[moving]
             elif check:
@@ -120,13 +115,26 @@ class _Run:
                 everyone = count == len(moving)
                 if not count:
                     break
-                if self.problem.separable and not everyone:
+                if self.problem.separable and not everyone and not self.recorded:
                     keep, everyone = moving.nonzero().squeeze(1), True
                     self.problem, self.rows, moving = self.problem.select(keep), self.rows[keep], moving[keep]
                     proposal, state, z = tree.select((proposal, state, z), keep)
             z = proposal if everyone else torch.where(moving[:, None, None], proposal, z)
         converged = self.residual <= solver.tol
         return Solution(self.z, SolveInfo(self.evaluations, self.residual, converged, self.scale))
+
+    def _advance(self, z, state, step):
+        """F(z); before the last step also the next cloud, the next state and the direction of the step."""
+        solver, last = self.solver, step == self.solver.max_steps
+        if self.recorded and not last:
+            if step == max(1, solver.alike_from):
+                self.replay = graphs.recording(solver, self.problem, z, state, step)
+            if self.replay is not None:
+                return self.replay(z, state)
+        y, vjp = self.problem.linearise(z) if solver.needs_vjp and not last else (self.problem.image(z), None)
+        if step == 0:
+            state = solver.init(self.problem, z, y)
+        return (y, None, state, None) if last else (y, *solver.step(self.problem, z, y, vjp, state, step))
 
     def _show(self, step, z, moving):
         """Hand copies to the callback."""
