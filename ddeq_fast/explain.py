@@ -7,7 +7,7 @@ import torch
 from ddeq_fast import backends
 from ddeq_fast.backends import costs
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.validation import check_choice, check_integer
+from ddeq_fast.validation import check_choice, check_device, check_integer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,10 +55,7 @@ def explain(
 def _stand_ins(shape, dtype, device):
     """Clouds of these shapes that hold one number."""
     batch, m, n, d = shape
-    try:
-        one = torch.zeros(1, 1, 1, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    one = torch.zeros(1, 1, 1, dtype=dtype, device=check_device(device))
     return one.expand(batch, m, d), one.expand(batch, n, d)
 
 

@@ -139,3 +139,13 @@ def check_some_left(name: str, some: Tensor) -> None:
     if not bool(some.all()):
         empty = (~some).reshape(-1).nonzero().reshape(-1).tolist()
         raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name; raises ValueError if nothing can be put there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -47,7 +47,8 @@ class Context(NamedTuple):
 class TransportMap(nn.Module):
     """The EI network of a DDEQ: bilinear mixing, then self-attention in Z and cross-attention to X.
 
-    `compile(fullgraph=True, dynamic=True)`, inherited, compiles what a solver evaluates; the batch may shrink.
+    `compile(fullgraph=True, dynamic=True)`, inherited, compiles what a solver evaluates; the batch may shrink. It is
+    meant for GPUs: on CPUs attention as it is arranged here is faster.
 
     Both clouds are lifted to a narrow width, mixed by the bilinear layer, widened to `dim_z`, and mixed again
     by attention (Geuter et al. 2025, section 4; all normalisations are post-norm). The defaults are the paper's.

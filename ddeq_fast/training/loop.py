@@ -29,6 +29,7 @@ from ddeq_fast.solvers import ConvergenceWarning
 from ddeq_fast.training import tasks
 from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.training.run import BEST, CONFIG, LAST, METRICS, line, read_config, read_metrics
+from ddeq_fast.validation import check_device
 
 _WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others
 
@@ -39,14 +40,7 @@ class Interrupted(Exception):
 
 def choose_device(name: str) -> torch.device:
     """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
+    return check_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class Trainer:

@@ -100,7 +100,7 @@ def test_explain_refuses(capsys):
     assert main(["explain", "--n", "0", "--d", "3", "--m", "4"]) == 2
     assert main(["explain", "--n", "5", "--d", "3", "--device", "nowhere"]) == 2
     errors = capsys.readouterr().err
-    assert "n must be at least 1, got 0" in errors and "device 'nowhere' cannot be used here: " in errors
+    assert "n must be at least 1, got 0" in errors and "device 'nowhere' cannot be used: " in errors
     with pytest.raises(SystemExit):
         main(["explain", "--n", "5", "--d", "3", "--kernel", "cubic"])
     assert "kernel must be such as riesz:1 or gaussian:0.5" in capsys.readouterr().err
