@@ -193,14 +193,15 @@ class Trainer:
         Ctrl-C (or SIGTERM) ends the step at hand, saves, and raises `Interrupted`; a second Ctrl-C does not wait.
 
         Args:
-            progress: show a bar and a line an evaluation.
+            progress: show a line an evaluation and, in a terminal, a bar.
             tensorboard: write metrics for TensorBoard to the run folder too; raises ImportError if it is not installed.
         """
         config, result, main = self.config, None, self.processes.main
         if tensorboard:
             self._writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
+        shown = progress and main
         bar = require("tqdm", "train").tqdm(
-            total=self.total_steps, initial=self.step, disable=not (progress and main), unit="step", file=sys.stderr
+            total=self.total_steps, initial=self.step, disable=None if shown else True, unit="step", file=sys.stderr
         )
         with stop_on_signal() as stopped, bar:
             stop = False
@@ -218,7 +219,7 @@ class Trainer:
                 if rest == 0 and (finished or epoch % config.eval_every == 0):
                     result = self._timed(self.evaluate)
                     self._log(result)
-                    if progress and main:
+                    if shown:
                         bar.write(f"epoch {epoch:3d}  {brief(result)}", file=sys.stderr)
                     if self.best is None or self.task.better(result, self.best):
                         self.best = result[self.task.score]
