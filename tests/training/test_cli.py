@@ -38,7 +38,7 @@ def test_train_tells_what_it_did(trained):
     assert status == 0, err
     assert "digits: 1437 clouds, 360 held out" in out and "parameters on cpu" in out
     assert "held-out accuracy" in out and "relative MMD residual" in out
-    assert "train: loss" in err and "residual" in err  # the progress bar
+    assert "test: loss" in err and "residual" in err
     kept = set(os.listdir(folder / "runs" / "digits"))
     assert {"config.json", "metrics.jsonl", "best.safetensors", "last.safetensors"} <= kept
 

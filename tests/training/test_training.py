@@ -1,8 +1,10 @@
 """Training: progress, exact continuation, interruption, and folders in bad order."""
 
+import io
 import json
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -42,6 +44,16 @@ def test_a_run_learns_and_leaves_its_records(rings, small, tmp_path):
     assert max(e["accuracy"] for e in test) == trainer.best
     assert sum(e["loss"] for e in train[-6:]) < 0.5 * sum(e["loss"] for e in train[:6])
     assert all(e["worst_residual"] <= trainer.config.tol for e in test[-3:])
+
+
+@pytest.mark.parametrize("progress, terminal", [(True, True), (True, False), (False, True)])
+def test_a_bar_is_shown_in_terminals(rings, small, tmp_path, progress, terminal, monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", shown)
+    Trainer(small(epochs=1), tmp_path / "run", rings).fit(progress)
+    assert ("train: loss" in shown.getvalue()) == (progress and terminal)
+    assert ("epoch   1  test: loss" in shown.getvalue()) == progress
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 11])
