@@ -25,7 +25,11 @@ def main(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         print(f"bench: error: COMMAND must be one of {', '.join(COMMANDS)}; got {argv[0]!r}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"bench.{argv[0]}").main(argv[1:]) or 0
+    try:
+        return importlib.import_module(f"bench.{argv[0]}").main(argv[1:]) or 0
+    except OSError as error:  # a folder or file that is not there
+        print(f"bench {argv[0]}: error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

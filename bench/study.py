@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bench import machine
-from ddeq_fast import data, training
+from ddeq_fast import training
 from ddeq_fast.config import Config
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solver
@@ -126,7 +126,7 @@ class Subject(NamedTuple):
 def trained(folder: Path, samples: int) -> Subject:
     """The classifier of a run folder and the first clouds of its test split."""
     config = training.read_config(folder)
-    dataset = data.load(config.data)
+    dataset = config.load()
     model = training.load_model(folder, "last", dataset)
     batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
     return Subject(folder.name, model.ddeq.transport, model.ddeq.start, *batch.clouds)
