@@ -16,7 +16,7 @@ from ddeq_fast.networks.layers import FeedForward
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
 # blocks, and on gradients of keys and values that nobody asked for, than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
-# On CPUs powers of 2 take half the time of those of e, or less.
+# On some CPUs powers of 2 take less than half the time of those of e.
 LOG2_E = math.log2(math.e)
 # Widest heads whose products of keys and values are summed: they are (width + 1)^2 a point.
 MOMENT_WIDTH = 4
