@@ -202,7 +202,7 @@ def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
                 print(f"training {name}", file=sys.stderr)
                 rows.append(train(name, config, data, (args.runs or Path(scratch)) / name, not args.quiet))
             if args.json:
-                content = {"machine": described, "settings": asdict(config), "rows": rows}
+                content = {"machine": described, "settings": asdict(config) | {"root": ""}, "rows": rows}
                 write_atomically(args.json, (json.dumps(content, indent=1) + "\n").encode())
     print(report(rows, config, data))
 

@@ -152,8 +152,9 @@ def bench(rings, monkeypatch, capsys):
 @pytest.mark.parametrize("task", ["classify", "complete"])
 def test_the_command_compares_models_trained_alike(bench, tmp_path, task):
     file, runs = tmp_path / "all.json", tmp_path / "runs"
-    status, table = bench("--task", task, "--json", str(file), "--runs", str(runs))
+    status, table = bench("--task", task, "--root", str(tmp_path), "--json", str(file), "--runs", str(runs))
     content = json.loads(file.read_text())
+    assert content["settings"]["root"] == ""  # a folder of one machine is no result
     rows, names = content["rows"], ["ddeq", *compare.MODELS[task]]
     assert status == 0 and len(rows) == 3 and content["machine"]["threads"] == 1
     configs = [json.loads((runs / name / "config.json").read_text()) for name in names]
