@@ -155,7 +155,7 @@ def prepared(memory: Memory, bias: Tensor | None) -> Prepared | Memory:
     memory = Memory(*(part.detach() for part in memory))
     if not on_cpu(memory.keys):
         return memory
-    return Prepared(memory, F.pad(memory.keys, (1, 0), value=1.0).mT.contiguous(), _weighted(memory.values, bias))
+    return Prepared(memory, _beneath_ones(memory.keys), _weighted(memory.values, bias))
 
 
 def attend_to_prepared(q: Tensor, prepared: Prepared, bias: Tensor | None) -> Tensor:
@@ -170,10 +170,15 @@ def attend_to_prepared(q: Tensor, prepared: Prepared, bias: Tensor | None) -> Te
     return _Attended.apply(q, sums.unflatten(-1, (c + 1, c + 1))) if grad else _mean(sums)
 
 
+def _beneath_ones(x: Tensor) -> Tensor:
+    """(1, x_j) for x (B, heads, m, c): (B, heads, c + 1, m), contiguous."""
+    return F.pad(x.mT, (0, 0, 1, 0), value=1.0)
+
+
 def _weighted(v: Tensor, bias: Tensor | None) -> Tensor:
     """w_j (1, v_j), where log w is the bias: (B, heads, c + 1, m)."""
-    v = F.pad(v, (1, 0), value=1.0).mT
-    return v.contiguous() if bias is None else v * bias.detach().exp()
+    rows = _beneath_ones(v)
+    return rows if bias is None else rows * bias.detach().exp()
 
 
 def _sums(q: Tensor, keys: Tensor, rows: Tensor, factors: Tensor | None = None) -> Tensor | None:
