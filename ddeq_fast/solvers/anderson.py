@@ -87,8 +87,6 @@ class Anderson(IterativeSolver):
         cuda_graph: bool = False,
     ):
         self.depth = check_integer("depth", depth, low=2)
-        self.alike_from = self.depth - 1
-
         super().__init__(
             kernel=kernel,
             max_steps=max_steps,
@@ -103,6 +101,10 @@ class Anderson(IterativeSolver):
         self.mixing = check_share("mixing", mixing)
         self.ridge = check_number("ridge", ridge, closed=True)
         self.patience = patience if patience is None else check_integer("patience", patience)
+
+    @property
+    def alike_from(self):
+        return self.depth - 1  # until then the history is not full
 
     def init(self, problem, z, y):
         if y.shape != z.shape:

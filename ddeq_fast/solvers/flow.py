@@ -92,8 +92,6 @@ class MMDFlow(IterativeSolver):
         if regulariser is not None:
             check_number("regulariser strength", regulariser[0], closed=True)
             check_number("regulariser p", regulariser[1])
-        if isinstance(self.optimizer, SGD) and lr_decay[0] == 1 and anneal is None and noise[0] == 0:
-            self.alike_from = 0
         super().__init__(
             kernel=self._average([1.0] * len(self.kernels)),
             max_steps=max_steps,
@@ -105,6 +103,11 @@ class MMDFlow(IterativeSolver):
             backend=backend,
             cuda_graph=cuda_graph,
         )
+
+    @property
+    def alike_from(self):
+        constant = self.lr_decay[0] == 1 and self.anneal is None and self.noise[0] == 0
+        return 0 if constant and isinstance(self.optimizer, SGD) else None
 
     def _average(self, factors) -> RadialKernel:
         """The mean of the kernels, each with a factor: the mean of MMDs is the MMD of the mean."""

@@ -73,11 +73,12 @@ def recording(solver, problem, z: Tensor, state, step: int) -> Recording:
     """
     key = _key(solver, problem, z, state)
     known, made = _kept.get(solver, (None, None))
-    if key is None or known != key:
-        made = Recording(solver, problem, z, state, step)
-        _kept[solver] = key, made
-    else:
+    if key is not None and key == known:
         made.load(problem)
+        return made
+    made = Recording(solver, problem, z, state, step)
+    if key is not None:  # else no other solve could use it, and it would hold memory
+        _kept[solver] = key, made
     return made
 
 

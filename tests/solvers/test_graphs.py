@@ -117,6 +117,12 @@ def test_a_network_and_its_context(recordings):
     assert len(recordings) == 1
 
 
+def test_a_deeper_history_is_recorded_later(recordings, start, context):
+    solver, problem = Anderson(depth=2, max_steps=12, cuda_graph=True), Pushforward(Affine(), context)
+    solver.depth = 5
+    assert same(solver.solve(problem, start), Anderson(depth=5, max_steps=12).solve(problem, start)) and recordings
+
+
 def test_few_steps_are_not_recorded(recordings, start, context):
     Anderson(depth=6, max_steps=4, cuda_graph=True).solve(Pushforward(Affine(), context), start)
     assert not recordings
