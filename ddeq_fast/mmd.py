@@ -18,6 +18,7 @@ from ddeq_fast import backends
 from ddeq_fast.library import encode, energy_op
 from ddeq_fast.potential import check_kernel, field, potential
 from ddeq_fast.radial import RadialKernel
+from ddeq_fast.units import without_far_padding
 from ddeq_fast.validation import check_cloud, check_weights
 
 _ARGUMENTS = """
@@ -47,7 +48,7 @@ def squared_mmd(
     kernel = check_kernel(kernel)
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
-    value = energy(z, w, kernel, backends.check(backend))
+    value = energy(z, w, kernel, backends.check(backend)).to(x.dtype)
     return value if batched else value[0]
 
 
@@ -78,7 +79,7 @@ def witness(
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
     check_cloud("z", z, like=("x", x))
-    return potential(z, sources, w, kernel, backend=backend)
+    return potential(z.to(w.dtype), sources, w, kernel, backend=backend).to(z.dtype)
 
 
 witness.__doc__ += _ARGUMENTS.replace("Args:", "Args:\n        z: points, (l, d) or (B, l, d).") + (
@@ -102,8 +103,10 @@ def wasserstein_gradient(
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
-    gradient = field(_without_padding(x, x_mask), sources, w, kernel, backend=backend)
-    return _without_padding(gradient, x_mask)
+    n = x.shape[-2]
+    present = None if x_weights is None and x_mask is None else w[..., :n] > 0
+    gradient = field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend).to(x.dtype)
+    return _without_padding(gradient, present)
 
 
 wasserstein_gradient.__doc__ += _ARGUMENTS + (
@@ -121,8 +124,10 @@ def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
     check_cloud("y", y, like=("x", x))
     a = check_weights("x", x_weights, x_mask, x)
     b = check_weights("y", y_weights, y_mask, y)
-    x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
-    return signed_measure(x, y, normalised(a), normalised(b))
+    x, y = without_far_padding(_without_padding(x, x_mask), a), without_far_padding(_without_padding(y, y_mask), b)
+    # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return signed_measure(x.to(dtype), y.to(dtype), normalised(a.to(dtype)), normalised(b.to(dtype)))
 
 
 def _without_padding(points, mask):
@@ -131,8 +136,8 @@ def _without_padding(points, mask):
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """Weights of total mass one along the last axis."""
-    return weights / weights.sum(-1, keepdim=True)
+    """Weights of total mass one along the last axis; their sum in float64, for half precision overflows at 65,520."""
+    return (weights / weights.sum(-1, keepdim=True, dtype=torch.float64)).to(weights.dtype)
 
 
 def signed_measure(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

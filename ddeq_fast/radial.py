@@ -5,18 +5,23 @@ Writing d = x - y, every derivative that the package needs follows from k, phi a
     grad_1 k = phi(q) d,          phi  = 2 dk/dq
     D_d (grad_1 k) s = phi(q) s + 2 phi'(q) <d, s> d,     phi' = dphi/dq
 
-At q = 0 a kernel with a cusp (Riesz, Laplacian) has phi = phi' = 0: coincident points exert no force.
+The second is summed as phi s + c <d/|d|, s> d/|d| with the curvature c = 2 q phi': near a cusp, and in small units,
+phi' leaves the range of numbers long before phi, c and the sum do.
+
+At q = 0 a kernel with a cusp (Riesz, Laplacian) has phi = phi' = c = 0: coincident points exert no force.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.validation import check_number
+
+# Bandwidths and weights, and one over bandwidths, lie below: their squares are numbers.
+LARGEST = 1e100
 
 
 class RadialKernel:
@@ -38,6 +43,14 @@ class RadialKernel:
         """Derivative of phi with respect to q."""
         raise NotImplementedError
 
+    def curvature(self, q: Tensor) -> Tensor:
+        """2 q phi'(q), zero where points coincide: the second derivative along x - y is phi + curvature."""
+        return 2 * q * self.dphi(q)
+
+    def rescaled(self, scale: float) -> RadialKernel | None:
+        """The kernel whose value at `scale` times a distance is this one's at the distance; None if it is not known."""
+        return None
+
     def terms(self) -> tuple[tuple[float, RadialKernel], ...]:
         """The kernel as a weighted list of elementary kernels."""
         return ((1.0, self),)
@@ -48,7 +61,7 @@ class RadialKernel:
         return Mixture(self.terms() + other.terms())
 
     def __mul__(self, factor: float) -> Mixture:
-        factor = check_number("factor", factor, low=-math.inf)
+        factor = check_number("factor", factor, low=-LARGEST, high=LARGEST)
         return Mixture(tuple((factor * weight, kernel) for weight, kernel in self.terms()))
 
     __rmul__ = __mul__
@@ -63,19 +76,54 @@ def _mask_zero(q: Tensor, value: Tensor) -> Tensor:
     return torch.where(q > 0, value, torch.zeros_like(value))
 
 
-def _power(q: Tensor, exponent: float) -> Tensor:
-    """q ** exponent for q > 0; half-integers without the general power, which is slow."""
-    if exponent == 0.5:
-        return q.sqrt()
-    if exponent == -0.5:
+class Elementary(RadialKernel):
+    """A kernel with one number, which backends with code of their own may know.
+
+    Its functions of q are made by `profile`, whose number may be a tensor: compiled code takes it as an argument.
+    """
+
+    @property
+    def number(self) -> float:
+        """Exponent or bandwidth."""
+        raise NotImplementedError
+
+    @property
+    def code(self) -> str:
+        """Selects code, where the number alone does not: a special exponent has its own."""
+        return type(self).__name__.lower()
+
+    @staticmethod
+    def profile(order: str, q: Tensor, number: float | Tensor, code: str) -> Tensor:
+        """`order` "k", "phi" or "curvature" at squared distances q, of the kernel with this number and code."""
+        raise NotImplementedError
+
+    def k(self, q):
+        return self.profile("k", q, self.number, self.code)
+
+    def phi(self, q):
+        return self.profile("phi", q, self.number, self.code)
+
+    def curvature(self, q):
+        return self.profile("curvature", q, self.number, self.code)
+
+
+_SPECIAL = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
+
+
+def _riesz_power(q: Tensor, r: float | Tensor, code: str) -> Tensor:
+    """q ** (r / 2 - 1) for q > 0, special exponents without the general power, which is slow."""
+    if code == "riesz_1":
         return q.rsqrt()
-    if exponent == -1.5:
-        return q.rsqrt() / q
-    return q.pow(exponent)
+    if code == "riesz_1/2":
+        root = q.rsqrt()
+        return root * (q * root).rsqrt()
+    if code == "riesz_3/2":
+        return q.sqrt().rsqrt()
+    return q.pow(r / 2 - 1)
 
 
 @dataclass(frozen=True)
-class Riesz(RadialKernel):
+class Riesz(Elementary):
     """k = -|x - y|^r with 0 < r < 2, conditionally positive definite; r = 1 is the energy distance."""
 
     r: float = 1.0
@@ -83,69 +131,97 @@ class Riesz(RadialKernel):
     def __post_init__(self):
         object.__setattr__(self, "r", check_number("r", self.r, high=2.0))
 
-    def k(self, q):
-        return _mask_zero(q, -_power(_away_from_zero(q), self.r / 2))
+    @property
+    def number(self):
+        return self.r
 
-    def phi(self, q):
-        return _mask_zero(q, -self.r * _power(_away_from_zero(q), self.r / 2 - 1))
+    @property
+    def code(self):
+        return _SPECIAL.get(self.r, "riesz")
+
+    @staticmethod
+    def profile(order, q, number, code):
+        safe = _away_from_zero(q)
+        if order == "k" and code == "riesz_1":
+            return _mask_zero(q, -safe.sqrt())
+        power = _riesz_power(safe, number, code)
+        if order == "k":
+            return _mask_zero(q, -safe * power)
+        return _mask_zero(q, power * (-number if order == "phi" else number * (2 - number)))
 
     def dphi(self, q):
-        return _mask_zero(q, -self.r * (self.r / 2 - 1) * _power(_away_from_zero(q), self.r / 2 - 2))
+        return _mask_zero(q, _away_from_zero(q).pow(self.r / 2 - 2) * (self.r * (1 - self.r / 2)))
+
+    def rescaled(self, scale):
+        return Mixture(((scale**-self.r, self),))
 
 
 @dataclass(frozen=True)
-class _Scaled(RadialKernel):
+class _Scaled(Elementary):
     """A kernel with a bandwidth sigma > 0, in the units of the points."""
 
     sigma: float = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "sigma", check_number("sigma", self.sigma))
+        object.__setattr__(self, "sigma", check_number("sigma", self.sigma, low=1 / LARGEST, high=LARGEST))
+
+    @property
+    def number(self):
+        return self.sigma
+
+    def rescaled(self, scale):
+        return type(self)(self.sigma * scale)
 
 
 @dataclass(frozen=True)
 class Gaussian(_Scaled):
     """k = exp(-|x - y|^2 / (2 sigma^2))."""
 
-    def k(self, q):
-        return torch.exp(q * (-0.5 / self.sigma**2))
-
-    def phi(self, q):
-        return self.k(q) * (-1 / self.sigma**2)
+    @staticmethod
+    def profile(order, q, number, code):
+        rate = 1 / number**2
+        value = torch.exp(q * (-0.5 * rate))
+        if order == "k":
+            return value
+        return value * -rate if order == "phi" else value * (q * rate) * rate
 
     def dphi(self, q):
-        return self.k(q) * (0.5 / self.sigma**4)
+        return self.k(q) * 0.5 / self.sigma**2 / self.sigma**2
 
 
 @dataclass(frozen=True)
 class Laplacian(_Scaled):
     """k = exp(-|x - y| / sigma)."""
 
-    def k(self, q):
-        return torch.exp(_mask_zero(q, _away_from_zero(q).sqrt()) * (-1 / self.sigma))
-
-    def phi(self, q):
+    @staticmethod
+    def profile(order, q, number, code):
         safe = _away_from_zero(q)
-        return _mask_zero(q, -torch.exp(safe.sqrt() / -self.sigma) * safe.rsqrt() / self.sigma)
+        if order == "k":
+            return torch.exp(_mask_zero(q, safe.sqrt()) * (-1 / number))
+        inverse = safe.rsqrt()
+        value = torch.exp(safe.sqrt() * (-1 / number)) * (1 / number)
+        return _mask_zero(q, value * -inverse if order == "phi" else value * (1 / number + inverse))
 
     def dphi(self, q):
         safe = _away_from_zero(q)
-        value = torch.exp(safe.sqrt() / -self.sigma) / (2 * self.sigma * safe)
-        return _mask_zero(q, value * (1 / self.sigma + safe.rsqrt()))
+        return _mask_zero(q, self.curvature(safe) / (2 * safe))
 
 
 @dataclass(frozen=True)
 class InverseMultiquadric(_Scaled):
     """k = (1 + |x - y|^2 / sigma^2)^(-1/2)."""
 
-    def k(self, q):
-        return _power(1 + q / self.sigma**2, -0.5)
-
-    def phi(self, q):
-        return _power(1 + q / self.sigma**2, -1.5) * (-1 / self.sigma**2)
+    @staticmethod
+    def profile(order, q, number, code):
+        rate = 1 / number**2
+        root = (1 + q * rate).rsqrt()
+        if order == "k":
+            return root
+        cube = root * root * root
+        return cube * -rate if order == "phi" else cube * (root * root) * (3 * q * rate) * rate
 
     def dphi(self, q):
-        return (1 + q / self.sigma**2).pow(-2.5) * (1.5 / self.sigma**4)
+        return (1 + q / self.sigma**2).pow(-2.5) * 1.5 / self.sigma**2 / self.sigma**2
 
 
 # The elementary kernels that backends with code of their own may know; subclasses are a user's.
@@ -170,7 +246,7 @@ class Mixture(RadialKernel):
         for component in self.components:
             if not (isinstance(component, tuple) and len(component) == 2 and isinstance(component[1], RadialKernel)):
                 raise TypeError(f"components must be (weight, kernel) pairs, got {component!r}")
-            weight = check_number("weight", component[0], low=-math.inf)
+            weight = check_number("weight", component[0], low=-LARGEST, high=LARGEST)
             flat += [(weight * inner, kernel) for inner, kernel in component[1].terms()]
         if not flat:
             raise ValueError("components must not be empty")
@@ -187,3 +263,10 @@ class Mixture(RadialKernel):
 
     def dphi(self, q):
         return sum(weight * kernel.dphi(q) for weight, kernel in self.components)
+
+    def curvature(self, q):
+        return sum(weight * kernel.curvature(q) for weight, kernel in self.components)
+
+    def rescaled(self, scale):
+        parts = tuple((weight, kernel.rescaled(scale)) for weight, kernel in self.components)
+        return None if any(kernel is None for _, kernel in parts) else Mixture(parts)

@@ -14,17 +14,23 @@ def check_number(name: str, value, *, low: float = 0.0, high: float = math.inf, 
     """`value` as a float inside (low, high), or [low, high) if `closed`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    inside = (low <= value < high) if closed else (low < value < high)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf if value > 0 else -math.inf
+    inside = (low <= number < high) if closed else (low < number < high)
     if not inside:
-        raise ValueError(f"{name} must lie in {'[' if closed else '('}{low:g}, {high:g}), got {value!r}")
-    return float(value)
+        got = number if math.isinf(number) else value
+        raise ValueError(f"{name} must lie in {'[' if closed else '('}{low:g}, {high:g}), got {got!r}")
+    return number
 
 
 def check_share(name: str, value) -> float:
     """`value` as a float inside (0, 1]."""
-    if check_number(name, value, low=-math.inf) > 1 or value <= 0:
+    number = check_number(name, value, low=-math.inf)
+    if not 0 < number <= 1:
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
-    return float(value)
+    return number
 
 
 def check_integer(name: str, value, *, low: int = 1) -> int:
@@ -127,10 +133,12 @@ def check_weights(name: str, weights: Tensor | None, mask: Tensor | None, cloud:
     readable = values_readable(result)
     if weights is not None and readable and bool((result < 0).any()):
         raise ValueError(f"{name}_weights must be nonnegative, got a minimum of {float(result.min()):g}")
+    if weights is not None and readable and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
+        raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
     if mask is not None:
         result = result * check_mask(f"{name}_mask", mask, cloud)
     if readable and (weights is not None or mask is not None):
-        check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", result.sum(-1) > 0)
+        check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", (result > 0).any(-1))
     return result
 
 

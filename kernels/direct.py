@@ -155,9 +155,9 @@ def _tangent(
                 move = target_move - _row(t, j, end, D, BLOCK_D).to(SUMS)
                 q = tl.sum(d * d, 1) + radial.guard(SUMS)
                 along = tl.sum(d * move, 1)
-                vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, charge)
+                vphi, bend, inverse = radial.charged_slopes(KINDS, coefficients, q, along, charge)
                 du_sum += vphi * along
-                df_sum += vphi[:, None] * move + bend[:, None] * d
+                df_sum += vphi[:, None] * move + bend[:, None] * (d * inverse[:, None])
 
     _, factor = radial.outer_factors(KINDS, coefficients)
     _store(du + cloud * m + rows, factor * du_sum, rows < m, left_out)

@@ -205,7 +205,8 @@ def _tangent(
         tl.store(left_out + row_of_tiles + tile, leave)
         if SAME:
             along = tl.where(itself, 0.0, along)
-        vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, tl.where(leave, 0.0, charges))
+        vphi, bend, inverse = radial.charged_slopes(KINDS, coefficients, q, along, tl.where(leave, 0.0, charges))
+        bend *= inverse  # no near pairs are left, whose bend would overflow
         du_sum += tl.sum(vphi * along, 1)
         s_weights += tl.sum(vphi, 1)
         x_weights += tl.sum(bend, 1)

@@ -135,11 +135,11 @@ def _tangent(
             move += (s[k] - t[k],)
             q += d[k] * d[k]
             along += d[k] * move[k]
-        vphi, bend = radial.charged_slopes(KINDS, coefficients, q, along, v)
+        vphi, bend, inverse = radial.charged_slopes(KINDS, coefficients, q, along, v)
         du_sum += vphi * along
         total = ()
         for k in tl.static_range(D):
-            total += (df_sum[k] + vphi * move[k] + bend * d[k],)
+            total += (df_sum[k] + vphi * move[k] + bend * (d[k] * inverse),)
         df_sum = total
 
     _, factor = radial.outer_factors(KINDS, coefficients)

@@ -141,7 +141,7 @@ def test_riesz_exponent_outside_the_open_interval(r):
 @pytest.mark.parametrize("kind", [Gaussian, Laplacian, InverseMultiquadric])
 @pytest.mark.parametrize("sigma", [0, 0.0, -1.5, math.inf, math.nan])
 def test_bandwidth_not_positive(kind, sigma):
-    with pytest.raises(ValueError, match=rf"^sigma must lie in \(0, inf\), got {sigma!r}$"):
+    with pytest.raises(ValueError, match=rf"^sigma must lie in \(1e-100, 1e\+100\), got {sigma!r}$"):
         kind(sigma)
 
 
@@ -163,7 +163,7 @@ def test_mixture_arguments():
         Mixture(((1.0, "riesz"),))
     with pytest.raises(TypeError, match=r"^weight must be a number, got str$"):
         Mixture((("1", Riesz()),))
-    with pytest.raises(ValueError, match=r"^weight must lie in \(-inf, inf\), got nan$"):
+    with pytest.raises(ValueError, match=r"^weight must lie in \(-1e\+100, 1e\+100\), got nan$"):
         Mixture(((math.nan, Riesz()),))
 
 
@@ -180,7 +180,7 @@ def test_factor_of_the_wrong_type(factor, got):
 
 
 def test_factor_not_finite():
-    with pytest.raises(ValueError, match=r"^factor must lie in \(-inf, inf\), got nan$"):
+    with pytest.raises(ValueError, match=r"^factor must lie in \(-1e\+100, 1e\+100\), got nan$"):
         math.nan * Riesz()
 
 

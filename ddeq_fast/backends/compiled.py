@@ -1,12 +1,16 @@
 """Compiled backend: pair sums of low dimension on the CPU, fused by torch.compile so that no matrix is formed.
 
-Compiled once for each dimension and kind of kernel: shapes and bandwidths are arguments. Needs a C++ compiler; without
-one the dense backend answers, after one warning.
+Compiled once for each dimension and kind of kernel. Shapes and all numbers of the kernel are arguments: a Python float
+that the compiler sees may be kept from the first call for all later ones, in this process and, from its cache on disk,
+in others. Needs a C++ compiler and a folder to write to; without them the dense backend answers, after one warning.
 """
 
 from __future__ import annotations
 
 import functools
+import getpass
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
 
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.backends import dense
-from ddeq_fast.radial import KNOWN, RadialKernel, Riesz
+from ddeq_fast.radial import KNOWN, Elementary, RadialKernel
 
 MAX_DIMENSION = 8
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
@@ -56,10 +60,9 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
 def _summed(op: str, kernel: RadialKernel, targets, sources, v: Tensor, wanted) -> list[Tensor] | None:
     """Sums (B, m) over tiles of sources and targets; None without a compiler."""
     x = targets[0]
-    shapes = tuple(_shape(term) for _, term in kernel.terms())
-    select = functools.partial(_program, op, x.shape[-1], shapes, wanted, x.dtype)
-    # Python floats would be compiled in; a tensor is an argument.
-    numbers = x.new_tensor([(weight, _scale(term)) for weight, term in kernel.terms()])
+    kinds = tuple((type(term), term.code) for _, term in kernel.terms())
+    select = functools.partial(_program, op, x.shape[-1], kinds, wanted, x.dtype)
+    numbers = x.new_tensor([(weight, term.number) for weight, term in kernel.terms()])
     rows = max(1, TILE // (x.shape[0] * min(SOURCES, v.shape[1])))
     columns = [_columns(source) for source in (*sources, v[..., None])]
     parts = []
@@ -68,10 +71,8 @@ def _summed(op: str, kernel: RadialKernel, targets, sources, v: Tensor, wanted) 
         total = None
         for j in range(0, v.shape[1], SOURCES):
             tile = [[coordinate[:, j : j + SOURCES] for coordinate in column] for column in columns]
-            try:
-                sums = select(_ones(block[0][0], tile[0][0]))(block, tile, numbers)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                _warn_once(str(error).splitlines()[0])
+            sums = _compiled_sums(select, _ones(block[0][0], tile[0][0]), block, tile, numbers)
+            if sums is None:
                 return None
             total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
         parts.append(total)
@@ -83,19 +84,40 @@ def _columns(points: Tensor) -> list[Tensor]:
     return [coordinate.contiguous() for coordinate in points.detach().unbind(-1)]
 
 
+_failed: set = set()  # programs that could not be compiled: not tried again
+
+
+def _compiled_sums(select: Callable, ones: tuple[bool, bool, bool], *arguments) -> list[Tensor] | None:
+    """The sums over one tile; None, after one warning, if they cannot be compiled here."""
+    if (select.args, ones) in _failed:
+        return None
+    try:
+        from torch._dynamo.exc import TorchDynamoException  # makes its folder when it is first imported
+    except OSError as error:
+        reason = error
+    else:
+        try:
+            return select(ones)(*arguments)
+        except (TorchDynamoException, OSError) as error:
+            reason = error
+    _failed.add((select.args, ones))
+    first = (str(reason).splitlines() or [type(reason).__name__])[0]
+    _warn_once(f"{first}; its code goes to {_folder()} (environment variable TORCHINDUCTOR_CACHE_DIR)")
+    return None
+
+
+def _folder() -> str:
+    """Where compiled code is kept, which may not exist and cannot always be made."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        return folder or os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    except (OSError, KeyError, ImportError) as error:
+        return f"a folder that cannot be found: {error}"
+
+
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(f"the compiled backend falls back to dense: {reason}", RuntimeWarning, stacklevel=5)
-
-
-def _shape(term: RadialKernel) -> RadialKernel:
-    """The kernel at bandwidth one, which selects the code; a Riesz kernel's exponent is part of it."""
-    return type(term)(1.0) if hasattr(term, "sigma") else term
-
-
-def _scale(term: RadialKernel) -> float:
-    """Squared distances are multiplied by this to make up for it."""
-    return term.sigma**-2 if hasattr(term, "sigma") else 1.0
 
 
 def _ones(x: Tensor, y: Tensor) -> tuple[bool, bool, bool]:
@@ -107,19 +129,20 @@ def _ones(x: Tensor, y: Tensor) -> tuple[bool, bool, bool]:
 def _program(
     op: str,
     d: int,
-    shapes: tuple[RadialKernel, ...],
+    kinds: tuple[tuple[type[Elementary], str], ...],
     wanted: tuple[bool, bool],
     dtype: torch.dtype,
     ones: tuple[bool, bool, bool],
 ) -> Callable:
     """Compiled sums over one tile; see `_sums` and `_tangent` for what they return.
 
-    One for each dtype and each `ones`, with which it would be compiled anew: dynamo refuses to do so too often.
+    Nothing that it is selected by is a float. One for each dtype and each `ones`, with which it would be compiled anew:
+    dynamo refuses to do so too often.
     """
     code = {"sums": _sums, "tangent": _tangent}[op]
 
     def program(targets, sources, numbers):
-        return code(d, shapes, wanted, targets, sources, numbers)
+        return code(kinds, wanted, targets, sources, numbers)
 
     # Dynamo counts recompilations by code object: each program gets one of its own.
     program.__code__ = program.__code__.replace(co_name=f"{op}_{d}")
@@ -137,37 +160,38 @@ def _sum_of_products(a, b):
     return total
 
 
-def _mixed(shapes, numbers, q, name: str, power: int):
-    """sum_m weight_m scale_m^power name_m(scale_m q): a kernel or one of its slopes, with its bandwidth."""
+def _mixed(kinds, numbers, q, order: str):
+    """sum_m weight_m k_m(q), or of phi or the curvature."""
     total = 0
-    for i, shape in enumerate(shapes):
-        scale = numbers[i, 1]
-        value = getattr(shape, name)(q) if isinstance(shape, Riesz) else getattr(shape, name)(q * scale) * scale**power
-        total = total + numbers[i, 0] * value
+    for i, (kind, code) in enumerate(kinds):
+        total = total + numbers[i, 0] * kind.profile(order, q, numbers[i, 1], code)
     return total
 
 
-def _sums(d, shapes, wanted, targets, sources, numbers):
+def _sums(kinds, wanted, targets, sources, numbers):
     """[u, f_1 ... f_d], what is wanted of it, each (B, m)."""
     x, (y, (v,)) = targets[0], sources
     differences = _differences(x, y)
     q = _sum_of_products(differences, differences)
     found = []
     if wanted[0]:
-        found.append((_mixed(shapes, numbers, q, "k", 0) * v[:, None]).sum(-1))
+        found.append((_mixed(kinds, numbers, q, "k") * v[:, None]).sum(-1))
     if wanted[1]:
-        w = _mixed(shapes, numbers, q, "phi", 1) * v[:, None]
+        w = _mixed(kinds, numbers, q, "phi") * v[:, None]
         found += [(w * difference).sum(-1) for difference in differences]
     return found
 
 
-def _tangent(d, shapes, wanted, targets, sources, numbers):
+def _tangent(kinds, wanted, targets, sources, numbers):
     """[du, df_1 ... df_d], each (B, m)."""
     (x, s), (y, t, (v,)) = targets, sources
     differences, moves = _differences(x, y), _differences(s, t)
     q, along = _sum_of_products(differences, differences), _sum_of_products(differences, moves)
-    phi = _mixed(shapes, numbers, q, "phi", 1) * v[:, None]
-    bend = 2 * _mixed(shapes, numbers, q, "dphi", 2) * v[:, None] * along
+    phi = _mixed(kinds, numbers, q, "phi") * v[:, None]
+    inverse = torch.where(q > 0, q, torch.ones_like(q)).rsqrt()
+    # d/|d| in both places: near a cusp the product of both divisions may overflow.
+    bend = _mixed(kinds, numbers, q, "curvature") * v[:, None] * (along * inverse)
     return [(phi * along).sum(-1)] + [
-        (phi * move + bend * difference).sum(-1) for move, difference in zip(moves, differences, strict=True)
+        (phi * move + bend * (difference * inverse)).sum(-1)
+        for move, difference in zip(moves, differences, strict=True)
     ]

@@ -5,7 +5,8 @@ In few dimensions the differences d_ij = x_i - y_j are formed outright. Above, a
     q_ij = |x_i|^2 + |y_j|^2 - 2 <x_i, y_j>,      f_i = sum_j w_ij (x_i - y_j) = x_i sum_j w_ij - sum_j w_ij y_j,
 
 of clouds centred first. Where q is small against |x|^2 + |y|^2 both lose their digits: such near pairs are taken out
-and summed from their differences.
+and summed from the differences of the points as they were given, for centring has rounded them. Of the other pairs q is
+right to 1 / NEAR units of rounding, times some for the d products that it is made of.
 """
 
 from __future__ import annotations
@@ -76,9 +77,15 @@ def _tangent_low(kernel, targets, sources):
     (x, s), (y, v, t) = targets, sources
     d, move = x[:, :, None] - y[:, None], s[:, :, None] - t[:, None]
     q, along = torch.linalg.vecdot(d, d), torch.linalg.vecdot(d, move)
-    phi = kernel.phi(q) * v[:, None]
-    bend = 2 * kernel.dphi(q) * v[:, None] * along
-    return torch.linalg.vecdot(phi, along), ((phi[..., None, :] @ move) + (bend[..., None, :] @ d)).squeeze(-2)
+    phi, (bend, inverse) = kernel.phi(q) * v[:, None], _bend(kernel, q, v[:, None], along)
+    f = phi[..., None, :] @ move + bend[..., None, :] @ d.mul_(inverse[..., None])
+    return torch.linalg.vecdot(phi, along), f.squeeze(-2)
+
+
+def _bend(kernel, q: Tensor, v: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+    """v c(q) <d/|d|, s - t> and 1/|d|, the factors of d/|d| apart: their product may overflow. along = <d, s - t>."""
+    inverse = torch.where(q > 0, q, 1).rsqrt()
+    return kernel.curvature(q) * v * (along * inverse), inverse
 
 
 class _Products:
@@ -89,6 +96,7 @@ class _Products:
     """
 
     def __init__(self, x: Tensor, y: Tensor, mass: Tensor, *, forces: bool):
+        self.given = x, y
         centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
         self.x, self.y = x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
         size = torch.linalg.vecdot(self.x, self.x)[:, :, None] + torch.linalg.vecdot(self.y, self.y)[:, None]
@@ -102,8 +110,13 @@ class _Products:
         if itself:
             self.close.diagonal(dim1=1, dim2=2).fill_(True)
         for b, i, j in self.near():
-            d = self.x[b, i] - self.y[b, j]
+            d = self.difference(b, i, j)
             self.q[b, i, j] = torch.linalg.vecdot(d, d)
+
+    def difference(self, b, i, j) -> Tensor:
+        """x_i - y_j of some pairs, (pairs, d)."""
+        x, y = self.given
+        return x[b, i] - y[b, j]
 
     def near(self):
         """Indices (cloud, target, source) of near pairs, a few at a time."""
@@ -130,7 +143,7 @@ def _evaluate_high(kernel, potential, field, targets, sources):
     w = tile.without_near(w)
     f = w.sum(-1, keepdim=True) * tile.x - w @ tile.y
     for b, i, j, weight in forces:
-        _add(f, b, i, weight * (tile.x[b, i] - tile.y[b, j]))
+        _add(f, b, i, weight * tile.difference(b, i, j))
     return u, f
 
 
@@ -142,13 +155,13 @@ def _tangent_high(kernel, targets, sources):
     along = torch.baddbmm(torch.linalg.vecdot(x, s)[:, :, None] + torch.linalg.vecdot(y, t)[:, None], s, y.mT, alpha=-1)
     along = torch.baddbmm(along, x, t.mT, alpha=-1)
     for b, i, j in tile.near():
-        along[b, i, j] = torch.linalg.vecdot(x[b, i] - y[b, j], s[b, i] - t[b, j])
-    phi = kernel.phi(tile.q) * v[:, None]
-    bend = 2 * kernel.dphi(tile.q) * v[:, None] * along
+        along[b, i, j] = torch.linalg.vecdot(tile.difference(b, i, j), s[b, i] - t[b, j])
+    phi, (bend, inverse) = kernel.phi(tile.q) * v[:, None], _bend(kernel, tile.q, v[:, None], along)
     du = torch.linalg.vecdot(phi, along)
-    rest = [(b, i, j, phi[b, i, j, None], bend[b, i, j, None]) for b, i, j in tile.near()]
-    phi, bend = tile.without_near(phi), tile.without_near(bend)
+    rest = [tuple(part[b, i, j, None] for part in (phi, bend, inverse)) for b, i, j in tile.near()]
+    # The order of the last product matters to near pairs alone, whose curvature is large.
+    phi, bend = tile.without_near(phi), tile.without_near(bend.mul_(inverse))
     df = phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
-    for b, i, j, slope, curve in rest:
-        _add(df, b, i, slope * (s[b, i] - t[b, j]) + curve * (x[b, i] - y[b, j]))
+    for (b, i, j), (slope, curve, shrink) in zip(tile.near(), rest, strict=True):
+        _add(df, b, i, slope * (s[b, i] - t[b, j]) + curve * (shrink * tile.difference(b, i, j)))
     return du, df
