@@ -2,8 +2,12 @@
 
 import functools
 import itertools
+import os
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,3 +180,43 @@ def test_keops_says_what_it_lacks(monkeypatch):
     pytest.importorskip("pykeops")
     monkeypatch.setattr(keops.shutil, "which", lambda name: None)
     assert keops.unsupported(x, x, Riesz()).startswith("pykeops needs a C++ compiler")
+
+
+# Numbers of a kernel are arguments of compiled code, not part of it.
+EXPONENTS = """
+import sys, torch
+from ddeq_fast import Gaussian, Riesz, potential_and_field
+torch.set_num_threads(1)
+x, y = torch.linspace(-1, 1, 33).view(11, 3), torch.linspace(-1.5, 2, 39).view(13, 3)
+for number in map(float, sys.argv[1:]):
+    for kernel in (Riesz(number), 0.5 * Riesz(number) + number * Gaussian(number)):
+        found = potential_and_field(x, y, None, kernel, backend="compiled")
+        exact = potential_and_field(x.double(), y.double(), None, kernel, backend="dense")
+        for value, expected in zip(found, exact):
+            error = float((value - expected).norm() / expected.norm())
+            assert error < 1e-5, (kernel, error)
+"""
+
+
+@COMPILER
+def test_no_number_is_kept_from_an_earlier_call_or_process(tmp_path):
+    """Each number is the first in some process, which leaves its code to the next."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    for numbers in (["0.6", "0.7", "1.7"], ["1.7", "0.9", "0.6"]):
+        command = [sys.executable, "-W", "ignore", "-c", EXPONENTS, *numbers]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("kind", ["a file", "not a folder to write to"])
+def test_without_a_place_for_code_the_dense_backend_answers(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "cache" if kind == "a file" else Path("/proc/self")
+    if not folder.parent.exists():
+        pytest.skip("needs /proc")
+    code = "import torch; from ddeq_fast import potential; print(float(potential(torch.ones(2, 1), torch.zeros(3, 1)"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{code}, backend='compiled')[0]))"]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "-3.0", result.stderr
+    assert result.stderr.count("the compiled backend falls back to dense: ") == 1 and str(folder) in result.stderr
