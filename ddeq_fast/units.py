@@ -68,21 +68,29 @@ def in_range(kernel: RadialKernel, *clouds: Tensor, fixed: bool = False) -> tupl
 
     Raises ValueError for what the dtype of the clouds cannot hold in any units.
     """
-    dtype = clouds[0].dtype
-    limits = _range(dtype)
     if not values_readable(clouds[0]):
         return kernel, 1.0
-    size = max(largest(cloud) for cloud in clouds)
-    if not (size < limits.low or size > limits.high):  # NaN, in unchecked clouds, stays NaN
-        return _checked(kernel, dtype, size), 1.0
-    if size == 0 or math.isinf(size):
-        return kernel, 1.0
+    dtype, size = clouds[0].dtype, max(map(largest, clouds))
+    scale = _scale(clouds, size)
+    if scale == 1:
+        return _checked(kernel, dtype, size), scale
     if fixed:
         raise ValueError(f"points with coordinates up to {size:g} cannot be rescaled by this backend: rescale them")
+    return _checked(_rescaled(kernel, scale, size), dtype, 1.0), scale
+
+
+def scale_of(*clouds: Tensor) -> float:
+    """What clouds are to be multiplied by for their squared distances to be numbers, see `in_range`."""
+    return _scale(clouds, max(map(largest, clouds))) if values_readable(clouds[0]) else 1.0
+
+
+def _scale(clouds, size: float) -> float:
+    limits = _range(clouds[0].dtype)
+    if not (0 < size < limits.low or limits.high < size < math.inf):  # NaN, in unchecked clouds, stays NaN
+        return 1.0
     if size > limits.high:
         _check_spread(clouds, size, limits)
-    scale = 2.0 ** -math.frexp(size)[1]
-    return _checked(_rescaled(kernel, scale, size), dtype, 1.0), scale
+    return 2.0 ** -math.frexp(size)[1]
 
 
 def _check_spread(clouds, size: float, limits: _Range) -> None:

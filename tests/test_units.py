@@ -11,7 +11,9 @@ from ddeq_fast import (
     Laplacian,
     RadialKernel,
     Riesz,
+    chamfer,
     field,
+    nearest,
     potential,
     potential_and_field,
     squared_mmd,
@@ -197,3 +199,30 @@ def test_weights_whose_sum_is_no_number():
         squared_mmd(x, x + 1, x_weights=torch.full((3,), 1e308, dtype=torch.float64))
     large = torch.full((3,), 2e38)
     torch.testing.assert_close(squared_mmd(x.float(), x.float() + 1, x_weights=large), squared_mmd(x, x + 1).float())
+
+
+# Nearest points
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e25])
+def test_nearest_points_in_any_unit(scale, cloud):
+    x, y = (cloud(2, 7, 3) * scale).float(), (cloud(2, 9, 3) * scale).float()
+    q, index = nearest(x.double(), y.double())
+    found = nearest(x, y)
+    assert (found.index == index).all()
+    torch.testing.assert_close(found.squared_distance, q.float())
+    torch.testing.assert_close(chamfer(x, y).double(), chamfer(x.double(), y.double()), rtol=1e-6, atol=0)
+    own = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(chamfer(own, y).sum(), own)
+    own = x.double().requires_grad_()
+    torch.testing.assert_close(gradient.double(), torch.autograd.grad(chamfer(own, y.double()).sum(), own)[0])
+
+
+def test_nearest_points_beside_far_padding(cloud):
+    x, y = cloud(2, 5, 3).float(), cloud(2, 6, 3).float()
+    x_mask, y_mask = torch.arange(5) < 4, torch.arange(6) < 3
+    expected = chamfer(x[:, :4], y[:, :3])
+    x[:, 4:], y[:, 3:] = 1e30, -1e25
+    found = chamfer(x, y, x_mask.expand(2, -1), y_mask.expand(2, -1))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(nearest(x[:, :4], y, y_mask=y_mask.expand(2, -1)), nearest(x[:, :4], y[:, :3]))
