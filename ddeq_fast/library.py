@@ -11,8 +11,9 @@ import functools
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends, units
+from ddeq_fast import backends
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
+from ddeq_fast.ranges import AnySize
 
 _NAMES = {Riesz: "riesz", Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
 _TYPES = {name: cls for cls, name in _NAMES.items()}
@@ -47,24 +48,15 @@ def evaluate_op(
     x: Tensor, y: Tensor, v: Tensor, kernel: str, backend: str, potential: bool, field: bool
 ) -> tuple[Tensor, Tensor]:
     """`Backend.evaluate` on batched clouds; an empty tensor stands for a sum that is not wanted."""
-    decoded, (x, y), scale, chosen = _prepared(kernel, backend, x, y)
+    decoded, chosen = _chosen(kernel, backend, x, y)
     u, f = chosen.evaluate(x, y, v, decoded, potential, field)
-    return (x.new_empty(0) if u is None else u), (x.new_empty(0) if f is None else _times(f, scale))
+    return (x.new_empty(0) if u is None else u), (x.new_empty(0) if f is None else f)
 
 
-def _prepared(kernel: str, backend: str, *clouds: Tensor):
-    """(kernel, clouds, scale, backend) in units in which squares are numbers, see `units.in_range`."""
+def _chosen(kernel: str, backend: str, x: Tensor, y: Tensor) -> tuple[RadialKernel, AnySize]:
+    """The kernel, and the backend for these clouds."""
     decoded = decode(kernel)
-    chosen = backends.get(backends.resolve(backend, clouds[0], clouds[-1], decoded))
-    decoded, scale = units.in_range(decoded, *clouds, fixed=getattr(chosen, "sharded", False))
-    if scale != 1:  # a cloud on itself stays one
-        first = clouds[0] * scale
-        clouds = tuple(first if cloud is clouds[0] else cloud * scale for cloud in clouds)
-    return decoded, clouds, scale, chosen
-
-
-def _times(tensor: Tensor, scale: float) -> Tensor:
-    return tensor if scale == 1 else tensor * scale
+    return decoded, AnySize(backends.get(backends.resolve(backend, x, y, decoded)))
 
 
 @evaluate_op.register_fake
@@ -77,9 +69,8 @@ def tangent_op(
     x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     """`Backend.tangent` on batched clouds: derivatives of (u, f) as x moves along s and y along t."""
-    decoded, (x, y), scale, chosen = _prepared(kernel, backend, x, y)
-    du, df = chosen.tangent(x, y, v, _times(s, scale), _times(t, scale), decoded)
-    return du, _times(df, scale)
+    decoded, chosen = _chosen(kernel, backend, x, y)
+    return chosen.tangent(x, y, v, s, t, decoded)
 
 
 @tangent_op.register_fake
@@ -90,13 +81,9 @@ def _(x, y, v, s, t, kernel, backend):
 @torch.library.custom_op("ddeq_fast::energy", mutates_args=())
 def energy_op(z: Tensor, w: Tensor, kernel: str, backend: str, field: bool) -> tuple[Tensor, Tensor, Tensor]:
     """sum_ij w_i w_j k(z_i, z_j), (B,), and the potential and field at z that its gradient is made of."""
-    decoded, (z,), scale, chosen = _prepared(kernel, backend, z)
-    if hasattr(chosen, "energy"):
-        value, u, f = chosen.energy(z, w, decoded, field)
-    else:
-        u, f = chosen.evaluate(z, z, w, decoded, True, field)
-        value = (w * u).sum(-1)
-    return value, u, (z.new_empty(0) if f is None else _times(f, scale))
+    decoded, chosen = _chosen(kernel, backend, z, z)
+    value, u, f = chosen.energy(z, w, decoded, field)
+    return value, u, (z.new_empty(0) if f is None else f)
 
 
 @energy_op.register_fake

@@ -49,13 +49,11 @@ def chamfer(
         x, y = x[None], y[None]
         real_x, real_y = (None if real is None else real[None] for real in (real_x, real_y))
     x, y = (t if real is None else t.masked_fill(~real[..., None], 0) for t, real in ((x, real_x), (y, real_y)))
-    (there, _), scale = search(x, y, real_y, backend)
-    (back, _), _ = search(y, x, real_x, backend)
-    if squared:
-        there, back = there / scale, back / scale
-    else:
+    there = search(x, y, real_y, backend).squared_distance
+    back = search(y, x, real_x, backend).squared_distance
+    if not squared:
         there, back = _root(there), _root(back)
-    value = ((_mean(there, real_x) + _mean(back, real_y)) / scale).to(x.dtype)
+    value = (_mean(there, real_x) + _mean(back, real_y)).to(x.dtype)
     return value if batched else value[0]
 
 

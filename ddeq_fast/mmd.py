@@ -18,7 +18,6 @@ from ddeq_fast import backends
 from ddeq_fast.library import encode, energy_op
 from ddeq_fast.potential import check_kernel, field, potential
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.units import without_far_padding
 from ddeq_fast.validation import check_cloud, check_weights
 
 _ARGUMENTS = """
@@ -124,7 +123,7 @@ def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
     check_cloud("y", y, like=("x", x))
     a = check_weights("x", x_weights, x_mask, x)
     b = check_weights("y", y_weights, y_mask, y)
-    x, y = without_far_padding(_without_padding(x, x_mask), a), without_far_padding(_without_padding(y, y_mask), b)
+    x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
     dtype = torch.promote_types(x.dtype, torch.float32)
     return signed_measure(x.to(dtype), y.to(dtype), normalised(a.to(dtype)), normalised(b.to(dtype)))

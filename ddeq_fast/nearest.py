@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast import units
 from ddeq_fast.backends import triton
 from ddeq_fast.radial import Riesz
+from ddeq_fast.ranges import suits_single
 from ddeq_fast.validation import check_choice, check_cloud, check_mask, check_some_left, values_readable
 
 # Distances a block of the dense search may hold: fits into a processor's cache.
@@ -52,8 +52,8 @@ def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str 
     batched = x.dim() == 3
     if not batched:
         x, y, mask = x[None], y[None], None if mask is None else mask[None]
-    (q, index), scale = search(x, y, mask, backend)
-    q = (q / scale / scale).to(x.dtype)
+    q, index = search(x, y, mask, backend)
+    q = q.to(x.dtype)
     return Nearest(q, index) if batched else Nearest(q[0], index[0])
 
 
@@ -78,19 +78,15 @@ def resolve(backend: str, x: Tensor) -> str:
     return backend
 
 
-def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> tuple[Nearest, float]:
-    """`nearest` of batched, checked clouds, distances in single precision at least and multiplied by the number that is
-    returned beside them: squares leave the range of numbers long before distances do."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Nearest:
+    """`nearest` of batched, checked clouds; distances in single precision at least, and where that holds them."""
     if mask is not None:
         y = y.masked_fill(~mask[..., None], 0)
+    dtype = torch.promote_types(x.dtype, torch.float32 if suits_single(x, y) else torch.float64)
     x, y = x.to(dtype), y.to(dtype)
-    scale = units.scale_of(x, y)
-    if scale != 1:
-        x, y = x * scale, y * scale
     index = index_op(x.detach(), y.detach(), mask, backend)
     found = y.gather(1, index[..., None].expand(-1, -1, y.shape[-1]))
-    return Nearest((x - found).square().sum(-1), index), scale
+    return Nearest((x - found).square().sum(-1), index)
 
 
 @torch.library.custom_op("ddeq_fast::nearest", mutates_args=())

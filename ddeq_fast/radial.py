@@ -47,10 +47,6 @@ class RadialKernel:
         """2 q phi'(q), zero where points coincide: the second derivative along x - y is phi + curvature."""
         return 2 * q * self.dphi(q)
 
-    def rescaled(self, scale: float) -> RadialKernel | None:
-        """The kernel whose value at `scale` times a distance is this one's at the distance; None if it is not known."""
-        return None
-
     def terms(self) -> tuple[tuple[float, RadialKernel], ...]:
         """The kernel as a weighted list of elementary kernels."""
         return ((1.0, self),)
@@ -152,9 +148,6 @@ class Riesz(Elementary):
     def dphi(self, q):
         return _mask_zero(q, _away_from_zero(q).pow(self.r / 2 - 2) * (self.r * (1 - self.r / 2)))
 
-    def rescaled(self, scale):
-        return Mixture(((scale**-self.r, self),))
-
 
 @dataclass(frozen=True)
 class _Scaled(Elementary):
@@ -168,9 +161,6 @@ class _Scaled(Elementary):
     @property
     def number(self):
         return self.sigma
-
-    def rescaled(self, scale):
-        return type(self)(self.sigma * scale)
 
 
 @dataclass(frozen=True)
@@ -266,7 +256,3 @@ class Mixture(RadialKernel):
 
     def curvature(self, q):
         return sum(weight * kernel.curvature(q) for weight, kernel in self.components)
-
-    def rescaled(self, scale):
-        parts = tuple((weight, kernel.rescaled(scale)) for weight, kernel in self.components)
-        return None if any(kernel is None for _, kernel in parts) else Mixture(parts)
