@@ -117,7 +117,6 @@ def test_the_derivative_in_a_far_charge(cloud):
     y[0] = 1e30
     charges = torch.tensor([0.0, 1, 1, 1], requires_grad=True)
     (found,) = torch.autograd.grad(potential(x, y, charges).sum(), charges)
-    (expected,) = torch.autograd.grad(potential(x, y[1:]).sum() * charges[1:].sum(), charges)
     torch.testing.assert_close(found[0], torch.tensor(-3e30 * 2**0.5), rtol=1e-6, atol=0)
     own = torch.ones(3, requires_grad=True)
     torch.testing.assert_close(found[1:], torch.autograd.grad(potential(x, y[1:], own).sum(), own)[0])
@@ -134,9 +133,7 @@ def test_what_no_dtype_holds_is_refused(cloud):
     for scale, size in ((1e-150, "e-150"), (1e150, r"e\+150")):
         with pytest.raises(ValueError, match=rf"^points have coordinates up to [\d.]+{size}, whose squares float64"):
             potential(x * scale, x * scale)
-    with pytest.raises(
-        ValueError, match=r"^kernel Gaussian\(sigma=1e-60\): sigma = 1e-60 is too small for coordinates"
-    ):
+    with pytest.raises(ValueError, match=r"^kernel Gaussian\(sigma=1e-60\): sigma = 1e-60 is too small for"):
         potential(x * 1e100, x * 1e100, None, Gaussian(1e-60))
 
 
@@ -162,9 +159,8 @@ class Cubic(RadialKernel):
 
 def test_own_kernels_in_any_unit(cloud):
     x = cloud(3, 2).float()
-    torch.testing.assert_close(
-        potential(x * 2.0**40, x * 2.0**40, None, Cubic()), 2.0**120 * potential(x, x, None, Cubic())
-    )
+    found = potential(x * 2.0**-40, x * 2.0**-40, None, Cubic())
+    torch.testing.assert_close(found * 2.0**120, potential(x, x, None, Cubic()))
 
 
 # Half precision
