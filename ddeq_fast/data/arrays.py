@@ -59,18 +59,18 @@ def _native(path: Path, array: np.ndarray) -> np.ndarray:
 def _member(path: Path, content: bytes) -> bytes:
     """The one array of an archive, or the one called points, as a .npy file."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            chosen = list(infos) if len(infos) == 1 else [name for name in infos if name == "points"]
-            if chosen:
-                info = infos[chosen[0]]
-                check_unpacked(path, min(info.compress_size, len(content)), info.file_size)
-                return archive.read(info)
-    except ValueError:
-        raise
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     except Exception as error:  # of many kinds: zipfile and zlib raise their own
         raise _damaged(path, error) from error
-    raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(infos) or 'none'}")
+    chosen = infos.get("points", next(iter(infos.values())) if len(infos) == 1 else None)
+    if chosen is None:
+        raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(infos) or 'none'}")
+    check_unpacked(path, min(chosen.compress_size, len(content)), chosen.file_size)
+    try:
+        return archive.read(chosen)
+    except Exception as error:
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error) -> ValueError:
