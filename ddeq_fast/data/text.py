@@ -17,6 +17,7 @@ _HINT = (
     "semicolons"
 )
 _QUOTED = re.compile(r'(?<![^\s,;])"([^"\s,;]*)"(?![^\s,;])')
+_TIGHT_COMMA = re.compile(r"\d,\d")
 _UNITS = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 
 
@@ -48,10 +49,9 @@ def read_text(path: Path) -> np.ndarray:
     delimiter = None
     if filled:
         delimiter = _delimiter(rows[filled[0]])
-        if delimiter == ";" and "," in rows[filled[0]]:
-            raise ValueError(
-                f"{path}, line {filled[0] + 1}: {rows[filled[0]][:40]!r} has both commas and semicolons{_HINT}"
-            )
+        for i in filled if delimiter else ():
+            if _has_decimal_commas(rows[i]):
+                raise ValueError(f"{path}, line {i + 1}: {rows[i][:40]!r} may have decimal commas{_HINT}")
         rows = _plain(rows, delimiter)
     table = parse_table(rows, path, delimiter=delimiter, comments=None, hint=_HINT)
     if count is not None and count != len(table):
@@ -85,6 +85,13 @@ def _split(line: str) -> list[str]:
     delimiter = _delimiter(line)
     words = [word.strip() for word in line.split(delimiter)]
     return words[:-1] if delimiter and not words[-1] else words
+
+
+def _has_decimal_commas(line: str) -> bool:
+    """Whether commas may stand in numbers, as in 1,5; 2,5 or in 1,5, 2,5."""
+    if ";" in line:
+        return "," in line
+    return ", " in line and "." not in line and _TIGHT_COMMA.search(line) is not None
 
 
 def _plain(rows: Sequence[str], delimiter: str | None) -> list[str]:
