@@ -68,7 +68,7 @@ def _cells(points: Tensor, size: float) -> Tensor:
     """(n,) int64: the number of each point's cell, in lexicographic order of the cells."""
     points = points.double()  # half precision has no place for the cells' numbers
     cells = ((points - points.amin(0)) / size).floor()
-    shape = [int(extent) + 1 for extent in cells.amax(0).tolist()]
+    shape = [int(min(extent, 1 << 63)) + 1 for extent in cells.amax(0).tolist()]
     strides, total = [], 1
     for extent in reversed(shape):
         strides.insert(0, total)
