@@ -29,8 +29,8 @@ def load_points(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
     * .ply: the vertices, x and y and, if present, z; ASCII (a line a record) or binary;
     * .off: the vertices of the mesh; OFF, COFF, NOFF, CNOFF and these after ST, as text;
     * .xyz, .txt, .csv: a line a point, numbers between white space, commas or semicolons; comments after # or //; on
-      top their number and a line of column names, plain or as a comment. Of columns whose names are or contain x and y,
-      these and z are taken; otherwise every column is a coordinate.
+      top their number and a line of column names, plain or as a comment. Where these name x and y, those
+      columns and z are taken, and others left out; otherwise every column is a coordinate.
 
     Text is UTF-8, or says by a byte order mark that it is UTF-16 or UTF-32. Any file may be packed: a second ending
     .gz. Endings may be in capitals.
@@ -44,8 +44,8 @@ def load_points(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: naming the file, and the line in text: of none of these formats, empty, truncated, points of mixed
-            dimension, not finite in float32, too large for the memory, more than 16 MiB that a hundredth of it unpacks
-            to; a bad dtype.
+            dimension, not finite in float32, too large for the memory, packed to less than a hundredth of more than 16
+            MiB (unpack such a file by hand); a bad dtype.
     """
     path = Path(path)
     if dtype is not None and dtype not in _DTYPES:
