@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ddeq_fast.cli import main
 from ddeq_fast.data.files import load_points, write_points
 
 METRES = np.array([694386.212, 5155487.512, 381.036]) + 0.05 * np.arange(5)[:, None]  # of a survey, 5 cm apart
@@ -75,6 +76,21 @@ def test_the_dtype_is_checked(tmp_path):
             load_points(tmp_path / "a.npy", dtype)
     with pytest.raises(ValueError, match=r"^points must be finite in float32"):
         write_points(tmp_path / "b.npy", torch.full((2, 2), 1e39, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["moved.NPY", "moved.Ply", "moved.xyz"])
+def test_the_flow_keeps_surveyed_metres(tmp_path, name):
+    pytest.importorskip("tqdm")
+    pytest.importorskip("matplotlib")
+    draw = torch.Generator().manual_seed(0)
+    target = torch.from_numpy(METRES[0]) + torch.randn(60, 3, generator=draw, dtype=torch.float64) / 10
+    write_points(tmp_path / "a.xyz", target)
+    options = ["--particles", "40", "--steps", "30", "--backend", "dense", "--quiet", "--picture", f"{tmp_path}/a.png"]
+    assert main(["flow", "--target", f"{tmp_path}/a.xyz", "--out", f"{tmp_path}/{name}", *options]) == 0
+    moved = load_points(tmp_path / name)
+    assert moved.dtype == torch.float64 and len(moved.unique(dim=0)) == 40
+    torch.testing.assert_close(moved.mean(0), target.mean(0), rtol=0, atol=0.02)
+    torch.testing.assert_close(moved.std(0), target.std(0), rtol=0.3, atol=0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
