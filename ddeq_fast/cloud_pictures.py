@@ -27,7 +27,7 @@ def draw(path: Path, frames: list[tuple[int, Tensor]], target: Tensor, history: 
 
     Three dimensions are seen from a little above, more by their first two principal components.
     """
-    view = _view(target)
+    view = _view(target).double()
     if path.suffix.lower() == ".gif":
         content = _animation(frames, target, view)
     else:
@@ -62,7 +62,7 @@ def _figure(columns: int, width: float, height: float):
 
 
 def _scatter(axis, points: Tensor, view: Tensor, limits, title: str, colour: str) -> None:
-    shown = some(points) @ view
+    shown = some(points).double() @ view
     size = min(12.0, max(1.5, 4000 / len(shown)))  # few points are not to be dust, nor many a blot
     axis.scatter(*shown.unbind(1), s=size, color=colour, alpha=0.5, linewidths=0)
     axis.set(title=title, xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
@@ -70,7 +70,7 @@ def _scatter(axis, points: Tensor, view: Tensor, limits, title: str, colour: str
 
 def _limits(target: Tensor, view: Tensor) -> list[tuple[float, float]]:
     """A square about the target with room for the particles' start."""
-    seen = some(target) @ view
+    seen = some(target).double() @ view
     middle, half = (seen.amax(0) + seen.amin(0)) / 2, 0.75 * float((seen.amax(0) - seen.amin(0)).max())
     return [(float(centre) - half, float(centre) + half) for centre in middle]
 

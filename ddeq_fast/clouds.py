@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.validation import check_charges, check_cloud, check_weights
+from ddeq_fast.validation import check_charges, check_cloud, check_integer, check_nonnegative, check_weights
 
 
 class PointClouds(NamedTuple):
@@ -32,12 +32,14 @@ def pad(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None = None, *, mu
 
     Args:
         clouds: at least one cloud; all of one dimension, dtype and device.
-        weights: (n_i,) each; ones if None.
-        multiple: few distinct sizes suit compiled code and memory pools.
+        weights: (n_i,) each, nonnegative; ones if None.
+        multiple: few distinct sizes suit compiled code and memory pools; at least 1.
 
     Raises:
-        TypeError, ValueError: no cloud, an empty cloud, mixed dimensions, dtypes or devices, NaN; names `clouds[i]`.
+        TypeError, ValueError: no cloud, an empty cloud, mixed dimensions, dtypes or devices, NaN, negative weights,
+        a bad multiple; names `clouds[i]` or `weights[i]`.
     """
+    check_integer("multiple", multiple)
     if not len(clouds):
         raise ValueError("clouds must hold at least one cloud, got none")
     if weights is not None and len(weights) != len(clouds):
@@ -47,6 +49,8 @@ def pad(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None = None, *, mu
         if cloud.dim() != 2:
             raise ValueError(f"clouds[{i}] must have shape (n, d), got {tuple(cloud.shape)}")
     charges = [check_charges(f"weights[{i}]", w, c) for i, (w, c) in enumerate(_pairs(clouds, weights))]
+    for i, charge in enumerate(charges if weights is not None else ()):
+        check_nonnegative(f"weights[{i}]", charge)
     extra = -max(map(len, clouds)) % multiple
     points = torch.nn.utils.rnn.pad_sequence(list(clouds), batch_first=True)
     charges = torch.nn.utils.rnn.pad_sequence(charges, batch_first=True)
@@ -72,15 +76,34 @@ def normalise(points: Tensor, weights: Tensor | None = None) -> Tensor:
     check_cloud("points", points)
     present = check_weights("points", weights, None, points)[..., None] > 0
     count = present.sum(-2, keepdim=True)
-    points = points.masked_fill(~present, 0)
-    centred = (points - points.sum(-2, keepdim=True) / count).masked_fill(~present, 0)
-    deviation = (centred.square().sum(-2, keepdim=True) / count).sqrt()
-    rounding = 8 * torch.finfo(points.dtype).eps * points.abs().amax(-2, keepdim=True)
-    return centred / torch.where(deviation > rounding, deviation, 1)
+    # Sums of half precision overflow; squares and sums of single precision do unless everything is of size one.
+    scaled = points.to(torch.promote_types(points.dtype, torch.float32)).masked_fill(~present, 0)
+    scaled, unit = _of_size_one(scaled)
+    centred = (scaled - scaled.sum(-2, keepdim=True) / count).masked_fill(~present, 0)
+    centred, size = _of_size_one(centred)
+    variance = centred.square().sum(-2, keepdim=True) / count
+    rounding = 8 * torch.finfo(scaled.dtype).eps * scaled.abs().amax(-2, keepdim=True)
+    constant = variance.sqrt() * size <= rounding
+    deviation = torch.where(constant, 1, variance).sqrt()
+    return torch.where(constant, centred * size * unit, centred / deviation).to(points.dtype)
+
+
+def _of_size_one(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Points divided by a power of two a coordinate, which loses nothing, so that none exceeds 2; and these powers."""
+    largest = points.detach().abs().amax(-2, keepdim=True)
+    power = torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1)
+    return points / power, power
 
 
 def packed(points: Tensor, weights: Tensor) -> PointClouds:
-    """Clouds (B, n, d) with weights (B, n), padding at the end, zero, and no more of it than the longest needs."""
+    """Clouds (B, n, d) with weights (B, n), padding at the end, zero, and no more of it than the longest needs.
+
+    Raises TypeError, ValueError: bad shape or dtype, NaN, negative weights.
+    """
+    check_cloud("points", points)
+    if points.dim() != 3:
+        raise ValueError(f"points must have shape (B, n, d), got {tuple(points.shape)}")
+    check_nonnegative("weights", check_charges("weights", weights, points))
     present = weights > 0
     order = torch.sort(present.int(), dim=1, descending=True, stable=True).indices[:, : int(present.sum(1).max())]
     weights = weights.gather(1, order)
@@ -92,7 +115,11 @@ def spread_normal(n: int, dim: int) -> Tensor:
     """Points (n, dim), float32, that fill a standard normal distribution evenly, and so do their first ones.
 
     Quantiles of an additive recurrence of the generalised golden ratio (Roberts 2018).
+
+    Raises TypeError, ValueError unless n and dim are integers of at least 1.
     """
+    check_integer("n", n)
+    check_integer("dim", dim)
     ratio = 2.0
     for _ in range(60):  # the root of g^(dim + 1) = g + 1
         ratio = (1 + ratio) ** (1 / (dim + 1))

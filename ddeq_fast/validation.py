@@ -108,6 +108,12 @@ def check_charges(name: str, charges: Tensor | None, cloud: Tensor) -> Tensor:
     return charges
 
 
+def check_nonnegative(name: str, values: Tensor) -> None:
+    """Raise if `values` holds negative numbers."""
+    if values_readable(values) and bool((values < 0).any()):
+        raise ValueError(f"{name} must be nonnegative, got a minimum of {float(values.min()):g}")
+
+
 def check_mask(name: str, mask: Tensor, cloud: Tensor) -> Tensor:
     """Boolean mask (n,) or (B, n), or the same with a trailing axis of one; True marks a real point."""
     if not isinstance(mask, Tensor):
@@ -133,10 +139,10 @@ def check_weights(
     """
     result = check_charges(f"{name}_weights", weights, cloud)
     readable = values_readable(result)
-    if weights is not None and readable and bool((result < 0).any()):
-        raise ValueError(f"{name}_weights must be nonnegative, got a minimum of {float(result.min()):g}")
-    if weights is not None and readable and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
-        raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
+    if weights is not None:
+        check_nonnegative(f"{name}_weights", result)
+        if readable and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
+            raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
     if mask is not None:
         result = result * check_mask(f"{name}_mask", mask, cloud)
     if readable and not part and (weights is not None or mask is not None):

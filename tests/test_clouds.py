@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddeq_fast.clouds import PointClouds, normalise, pad, spread_normal
+from ddeq_fast.clouds import PointClouds, normalise, packed, pad, spread_normal
 
 GOLDEN = np.load(Path(__file__).with_name("golden") / "misc.npz", allow_pickle=False)
 
@@ -98,3 +98,61 @@ def test_spread_normal_points_are_normal_and_more_even_than_random_ones(dim):
         plastic = 1.324717957244746
         expected = torch.tensor([[(0.5 + k / plastic) % 1, (0.5 + k / plastic**2) % 1] for k in (1, 2, 3)])
         assert torch.allclose(torch.special.ndtr(points[:3]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiple, error", [(0, ValueError), (-3, ValueError), (2.0, TypeError), (True, TypeError)])
+def test_a_multiple_that_is_none_is_refused(multiple, error):
+    with pytest.raises(error, match=r"^multiple must be"):
+        pad([torch.zeros(5, 2)], multiple=multiple)
+
+
+def test_negative_weights_are_refused():
+    """The mask would take them for padding."""
+    with pytest.raises(ValueError, match=r"^weights\[1\] must be nonnegative, got a minimum of -1$"):
+        pad([torch.zeros(1, 2)] * 2, [torch.ones(1), -torch.ones(1)])
+    with pytest.raises(ValueError, match=r"^weights must be nonnegative"):
+        packed(torch.zeros(1, 2, 2), torch.tensor([[1.0, -1]]))
+    with pytest.raises(ValueError, match=r"^weights must have shape \(1, 2\), got \(1, 3\)$"):
+        packed(torch.zeros(1, 2, 2), torch.ones(1, 3))
+    with pytest.raises(ValueError, match=r"^points must have shape \(B, n, d\), got \(2, 2\)$"):
+        packed(torch.zeros(2, 2), torch.ones(2))
+
+
+def test_packed_moves_padding_to_the_end():
+    points = torch.arange(8.0).view(1, 4, 2)
+    result = packed(points, torch.tensor([[0.0, 2, 0, 3]]))
+    assert result.points.tolist() == [[[2, 3], [6, 7]]] and result.weights.tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n", [300, 70_000])
+def test_half_precision_is_summed_in_single(dtype, n):
+    """70,000 exceeds the largest number of float16, and bfloat16 rounds it by 1 %."""
+    draw = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    points = (draw * torch.tensor([1.0, 100]) + torch.tensor([3.0, 200])).to(dtype)
+    result = normalise(points, torch.ones(n, dtype=dtype))
+    assert result.dtype == dtype
+    exact = points.double()
+    expected = (exact - exact.mean(0)) / exact.std(0, correction=0)
+    torch.testing.assert_close(result.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e20, 1e37])
+def test_normalise_in_any_units(cloud, scale):
+    """Squares of single precision would overflow or vanish."""
+    points = (cloud(9, 3) + 2).float()
+    result = normalise(points * scale)
+    torch.testing.assert_close(result, normalise(points), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_a_constant_coordinate_is_finite():
+    points = torch.tensor([[1.0, 5], [2, 5], [4, 5]], requires_grad=True)
+    normalise(points)[:, 0].square().sum().backward()
+    assert torch.isfinite(points.grad).all()
+    assert torch.autograd.gradcheck(lambda x: normalise(x), torch.rand(4, 2, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("arguments", [(0, 2), (-1, 2), (5, 0), (5.0, 2), (5, True)])
+def test_spread_normal_needs_a_size(arguments):
+    with pytest.raises((TypeError, ValueError), match=r"^(n|dim) must be"):
+        spread_normal(*arguments)

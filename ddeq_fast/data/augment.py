@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ddeq_fast.clouds import PointClouds
+from ddeq_fast.validation import check_charges, check_cloud, check_number
 
 
 def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:
@@ -15,8 +16,15 @@ def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> 
         strength: standard deviation of the turn and shear in radians, of the change of scale, and of the shift in the
             units of the points; 0 changes nothing.
         generator: source of all randomness; the number of draws depends on B alone.
+
+    Raises:
+        TypeError, ValueError: bad shape or dtype, NaN, a negative strength.
     """
     points, weights = clouds
+    if check_cloud("points", points).dim() != 3 or points.shape[2] < 2:
+        raise ValueError(f"points must have shape (B, n, d), d at least 2, got {tuple(points.shape)}")
+    check_charges("weights", weights, points)
+    check_number("strength", strength, closed=True)
     draw = torch.randn(points.shape[0], 6, generator=generator).to(points.dtype) * strength
     linear = draw[:, :4].view(-1, 2, 2) + torch.eye(2, dtype=points.dtype)
     plane = points[..., :2] @ linear.mT + draw[:, None, 4:]

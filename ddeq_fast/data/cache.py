@@ -31,7 +31,11 @@ def cached(path: Path, source: str, build: Callable[[], dict[str, Tensor]]) -> d
         source: `fingerprint` of what the tensors are made from.
         build: makes them.
     """
-    if path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # no right to look into the folder
+        found = False
+    if found:
         try:
             tensors, info = checkpoints.load(path)
             if info.get("source") == source:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.data.pixels import Pixels, check_intensity, clouds, inked
-from ddeq_fast.data.reading import data_folder, parse_table, read_bytes, read_lines
-from ddeq_fast.validation import check_number
+from ddeq_fast.data.reading import data_folder, find, read_bytes, read_lines
+from ddeq_fast.data.table import parse_table
+from ddeq_fast.validation import check_integer, check_number
 
 SIDE = 28
 _CENTRE, _SCALE = 13.5, 5.0
@@ -52,6 +53,9 @@ def load_mnist(
     """
     dim = check_intensity(intensity)
     check_number("threshold", threshold, high=1.0, closed=True)
+    check_integer("seed", seed, low=0)
+    if max_points is not None:
+        check_integer("max_points", max_points)
     folder = data_folder("mnist", root, _EXPECTED)
     splits = []
     for stream, (pixels, labels) in enumerate(_read(folder, threshold)):
@@ -75,7 +79,7 @@ def _read(folder: Path, threshold: float):
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return find(folder, name, f"{name}.gz")
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from ddeq_fast.data.cache import cached, fingerprint
 from ddeq_fast.data.dataset import Dataset, Split, generator
 from ddeq_fast.data.off import read_mesh, read_vertices
 from ddeq_fast.data.pixels import check_intensity
-from ddeq_fast.data.reading import data_folder
+from ddeq_fast.data.reading import data_folder, is_hidden
 from ddeq_fast.data.sampling import sample_surface, to_unit_ball, voxel_reduce
 from ddeq_fast.optional import require
 from ddeq_fast.validation import check_choice, check_integer
@@ -58,6 +58,9 @@ def load_modelnet(
     check_intensity(intensity)
     low, high = SIZES[check_choice("size", size, SIZES)]
     check_choice("source", source, ("vertices", "surface"))
+    check_integer("seed", seed, low=0)
+    if max_points is not None:
+        check_integer("max_points", max_points)
     folder = data_folder("modelnet40", root, _EXPECTED)
     classes, paths = _paths(folder)
     options = (_FORMAT, size, source, seed if source == "surface" else None)
@@ -83,14 +86,16 @@ def load_modelnet(
 
 def _paths(folder: Path) -> tuple[list[str], dict[str, list[Path]]]:
     """Classes in order of their names, and the meshes of each part, class by class in order of theirs."""
-    classes = sorted(entry.name for entry in folder.iterdir() if any((entry / part).is_dir() for part in _PARTS))
+    entries = [entry for entry in folder.iterdir() if not is_hidden(entry)]
+    classes = sorted(entry.name for entry in entries if any((entry / part).is_dir() for part in _PARTS))
     if not classes:
         raise FileNotFoundError(f"modelnet40: {folder} holds no folders of classes; expected {_EXPECTED}")
     paths = {part: [] for part in _PARTS}
     for name in classes:
         for part in _PARTS:
             place = folder / name / part
-            meshes = [entry for entry in place.iterdir() if entry.suffix.lower() == ".off"] if place.is_dir() else []
+            entries = [entry for entry in place.iterdir() if not is_hidden(entry)] if place.is_dir() else []
+            meshes = [entry for entry in entries if entry.suffix.lower() == ".off"]
             if not meshes:
                 raise FileNotFoundError(f"modelnet40: {place} holds no OFF files; expected {_EXPECTED}")
             paths[part] += sorted(meshes)
@@ -112,6 +117,6 @@ def _cloud(path: Path, folder: Path, low: int, high: int, source: str, seed: int
 
 
 def _cut(cloud: Tensor, most: int, *seeds: int) -> Tensor:
-    if len(cloud) <= check_integer("max_points", most):
+    if len(cloud) <= most:
         return cloud
     return cloud[torch.randperm(len(cloud), generator=generator(*seeds))[:most].sort().values]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ddeq_fast.data.reading import parse_table, read_lines
+from ddeq_fast.data.reading import read_lines
+from ddeq_fast.data.table import parse_table
+
+# Texture coordinates, colours and normals behind the coordinates; a fourth coordinate, n coordinates. The counts may
+# be fused to the word.
+_HEAD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF(\d*)")
+_DIALECTS = "understood are OFF, COFF, NOFF, CNOFF and these after ST, as text, in three dimensions"
 
 
 class Mesh(NamedTuple):
@@ -21,11 +28,12 @@ class Mesh(NamedTuple):
 def read_vertices(path: str | Path) -> np.ndarray:
     """The vertices (n, 3), float64, of an OFF file; checks that its faces are all there, but does not read them.
 
-    The counts may stand on the line of "OFF" or below it; comments and blank lines may stand anywhere.
+    The counts may stand on the line of "OFF" or below it; comments and blank lines may stand anywhere. Normals, colours
+    and texture coordinates behind the coordinates (COFF, NOFF, CNOFF, STOFF; colours in plain OFF, too) are left out.
 
     Raises:
-        FileNotFoundError, ValueError: naming file and line: no OFF file, no vertices, truncated, not three finite
-        coordinates a vertex.
+        FileNotFoundError, ValueError: naming file and line: no OFF file or of another dialect, no vertices, truncated,
+        more lines than promised, not three finite coordinates a vertex.
     """
     return _Reader(Path(path)).vertices()
 
@@ -50,9 +58,12 @@ class _Reader:
         if not counting:
             raise ValueError(f"{path} holds nothing but comments")
         head = self._words(counting[0])
-        if not head[0].startswith("OFF"):
-            raise ValueError(f"{path}, line {counting[0]}: expected OFF, got {head[0][:20]!r}")
-        head = [word for word in (head[0][3:], *head[1:]) if word]
+        kind = _HEAD.fullmatch(head[0])
+        if kind is None or kind[4] or kind[5] or "BINARY" in map(str.upper, head):
+            got = " ".join(head)[:20]
+            raise ValueError(f"{path}, line {counting[0]}: expected OFF, got {got!r}; {_DIALECTS}")
+        self.widths = _widths(*map(bool, kind.groups()[:3]))
+        head = [word for word in (kind[6], *head[1:]) if word]
         place = counting[0]
         if not head:  # the counts have a line of their own
             if len(counting) == 1:
@@ -66,6 +77,11 @@ class _Reader:
             raise ValueError(
                 f"{path}, line {last}: truncated: its header promises {self.counts[0]} vertices and {self.counts[1]} "
                 f"faces, {len(self.body)} lines follow"
+            )
+        if len(self.body) > sum(self.counts):
+            raise ValueError(
+                f"{path}, line {self.body[sum(self.counts)]}: its header promises {self.counts[0]} vertices and "
+                f"{self.counts[1]} faces, {len(self.body)} lines follow"
             )
 
     def _words(self, number: int) -> list[str]:
@@ -84,9 +100,12 @@ class _Reader:
         number = self.counts[0]
         first, last = self.body[0], self.body[number - 1]
         table = parse_table(self.lines[first - 1 : last], self.path, first=first)
-        if table.shape[1] != 3:
-            raise ValueError(f"{self.path}, line {first}: a vertex has 3 coordinates, got {table.shape[1]}")
-        return table
+        if table.shape[1] not in self.widths:
+            also = f", with what its header names {' or '.join(map(str, self.widths))} values" * (self.widths[0] > 3)
+            raise ValueError(f"{self.path}, line {first}: a vertex has 3 coordinates{also}, got {table.shape[1]}")
+        if self.counts[1]:  # a vertex in the place of the first face: the counts are wrong
+            self._fan(self.body[number], number)
+        return table[:, :3]
 
     def triangles(self, vertices: int) -> np.ndarray:
         body = self.body[self.counts[0] : sum(self.counts)]
@@ -114,3 +133,9 @@ class _Reader:
             )
         corners = list(map(int, corners))
         return [(corners[0], corners[i], corners[i + 1]) for i in range(1, size - 1)]
+
+
+def _widths(texture: bool, colour: bool, normal: bool) -> tuple[int, ...]:
+    """How many values a vertex may have; colours are three or four, and common in plain OFF, too."""
+    others = 3 + 3 * normal + 2 * texture
+    return (others + 3, others + 4) if colour else (3, 6, 7) if others == 3 else (others,)

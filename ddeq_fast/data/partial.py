@@ -32,8 +32,12 @@ class _Removal:
             TypeError, ValueError: bad shape or dtype, NaN, an empty or fully padded cloud.
         """
         if isinstance(clouds, Tensor):
+            if check_cloud("clouds", clouds).dim() != 2:
+                raise ValueError(f"clouds without weights must be one, (n, d), got {tuple(clouds.shape)}")
             return self(PointClouds(clouds[None], clouds.new_ones(1, len(clouds))), draw)[0]
         points = check_cloud("clouds", clouds.points)
+        if points.dim() != 3:
+            raise ValueError(f"clouds must have points (B, n, d), got {tuple(points.shape)}")
         real = check_weights("clouds", clouds.weights, None, points) > 0
         return self._observed(points, real, draw)
 
@@ -58,6 +62,7 @@ class Clusters(_Removal):
         check_number("radius", self.radius)
 
     def _observed(self, points, real, draw):
+        points = points.to(torch.promote_types(points.dtype, torch.float32))  # half precision cannot hold the squares
         share = torch.rand(len(points), self.count, generator=draw, dtype=torch.float64).to(points.device)
         number = (share * real.sum(1, keepdim=True)).long()  # the centre is that real point of its cloud
         place = torch.sort(~real, dim=1, stable=True).indices.gather(1, number)

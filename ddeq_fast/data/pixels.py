@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.data.dataset import generator
-from ddeq_fast.validation import check_choice, check_integer
+from ddeq_fast.validation import check_choice, check_integer, check_number
 
 INTENSITIES = ("coordinate", "weight", "none")
 
@@ -32,6 +32,7 @@ class Pixels(NamedTuple):
 
 def inked(images: Tensor, threshold: float = 0.0) -> Pixels:
     """The pixels brighter than a threshold of images (N, rows, columns) with values from 0 to 1; y grows upwards."""
+    check_number("threshold", threshold, high=1.0, closed=True)
     image, row, column = (images > threshold).nonzero(as_tuple=True)
     return Pixels(image, column, images.shape[1] - 1 - row, images[image, row, column].float())
 

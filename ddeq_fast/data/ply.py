@@ -1,85 +1,57 @@
-"""Vertices of PLY files (Turk 1994), ASCII and binary."""
+"""Vertices of PLY files (Turk 1994), ASCII and binary: the header, and what to read of the body."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ddeq_fast.data.reading import parse_table, read_bytes, split_lines
+from ddeq_fast.data.ply_body import Element, binary_vertices, text_vertices
+from ddeq_fast.data.reading import read_bytes, split_lines, unmarked
 
+# Letters of the struct module, which numpy shares.
 _TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
-    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+    **{"char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I", "float": "f", "double": "d"},
+    **{"int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I"},
+    **{"float32": "f", "float64": "d"},
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _AXES = ("x", "y", "z")
 
 
-@dataclass
-class _Element:
-    """One kind of record: how many, and the numpy types of its properties by name; None for a list."""
-
-    name: str
-    count: int
-    properties: dict[str, str | None] = field(default_factory=dict)
-
-    @property
-    def has_lists(self) -> bool:
-        return None in self.properties.values()
-
-
 def read_ply(path: Path) -> np.ndarray:
-    """The vertices (n, d), float64: their properties x and y, and z if there is one.
+    """The vertices (n, d), float64: their properties x and y, and z if there is one, in small letters or capitals.
+
+    In ASCII every record must have a line of its own; blank lines may stand anywhere. Every record must be there, and
+    nothing after the last, so that no read is shifted unnoticed.
 
     Raises ValueError naming the file, and the line where there are lines, if it is damaged or holds no vertices.
     """
-    content = read_bytes(path)
+    content = unmarked(read_bytes(path))
     order, elements, size, lines = _header(path, content)
-    place = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
-    vertex = elements[place] if place is not None else _Element("vertex", 0)
-    axes = [axis for axis in _AXES if axis in vertex.properties]
-    if not vertex.count or axes[:2] != ["x", "y"]:
+    places = [i for i, element in enumerate(elements) if element.name.lower() == "vertex"]
+    vertex = elements[places[0]] if places else Element("vertex", 0)
+    axes = [name for axis in _AXES for name in vertex.properties if name.lower() == axis]
+    found = "".join(axes).lower()
+    if len(places) > 1 or len(set(found)) < len(found):
+        raise ValueError(f"{path}: its header names vertices, or one of their coordinates, twice")
+    if not vertex.count or found not in ("xy", "xyz"):
         raise ValueError(f"{path}: its header names no vertices with x and y")
-    if vertex.has_lists or (order and any(element.has_lists for element in elements[:place])):
-        raise ValueError(f"{path}: lists inside or before the vertices are not supported")
+    if any(isinstance(vertex.properties[axis], tuple) for axis in axes):
+        raise ValueError(f"{path}: its header makes a list of a coordinate")
     if order:
-        return _binary(path, content, size, order, elements[:place], vertex, axes)
-    body = split_lines(content[size:])
-    if len(body) < sum(element.count for element in elements):
-        promised = ", ".join(f"{element.count} x {element.name}" for element in elements)
-        raise ValueError(
-            f"{path}, line {lines + len(body)}: truncated: its header promises {promised}, {len(body)} lines follow"
-        )
-    start = sum(element.count for element in elements[:place])
-    table = parse_table(body[start : start + vertex.count], path, first=lines + 1 + start, comments=None)
-    if table.shape != (vertex.count, len(vertex.properties)):
-        number, width = vertex.count, len(vertex.properties)
-        raise ValueError(
-            f"{path}, line {lines + 1 + start}: expected {number} lines of {width} values, got {table.shape[0]} of "
-            f"{table.shape[1]}"
-        )
-    return table[:, [list(vertex.properties).index(axis) for axis in axes]]
+        return binary_vertices(path, content, size, order, elements, places[0], axes)
+    return text_vertices(path, split_lines(content[size:]), lines, elements, places[0], axes)
 
 
-def _binary(path, content, size, order, before, vertex, axes) -> np.ndarray:
-    kinds = [np.dtype([(name, order + kind) for name, kind in e.properties.items()]) for e in (*before, vertex)]
-    start = size + sum(element.count * kind.itemsize for element, kind in zip(before, kinds, strict=False))
-    held = max(0, len(content) - start) // kinds[-1].itemsize
-    if held < vertex.count:
-        raise ValueError(f"{path} is truncated: its header promises {vertex.count} vertices, it holds {held}")
-    records = np.frombuffer(content, kinds[-1], vertex.count, start)
-    return np.stack([records[axis].astype(np.float64) for axis in axes], 1)
-
-
-def _header(path: Path, content: bytes) -> tuple[str, list[_Element], int, int]:
+def _header(path: Path, content: bytes) -> tuple[str, list[Element], int, int]:
     """(byte order, "" for text; elements; bytes and lines of the header)."""
     order, elements, start, number = None, [], 0, 0
-    while (end := content.find(b"\n", start)) >= 0:
-        words = content[start:end].decode("ascii", errors="replace").split()
-        start, number = end + 1, number + 1
+    # The first line tells how lines end. CR may be all; a stray one before LF is white space.
+    end = b"\r" if content.startswith(b"ply\r") and content[4:5] != b"\n" else b"\n"
+    while (stop := content.find(end, start)) >= 0:
+        words = content[start:stop].decode("ascii", errors="replace").split()
+        start, number = stop + 1, number + 1
         try:
             match words:
                 case _ if number == 1:
@@ -87,12 +59,12 @@ def _header(path: Path, content: bytes) -> tuple[str, list[_Element], int, int]:
                         raise KeyError
                 case ["comment" | "obj_info", *_] | []:
                     pass
-                case ["format", name, "1.0"]:
+                case ["format", name, "1.0"] if order is None:
                     order = _ORDERS[name]
-                case ["element", name, count] if count.isdecimal():
-                    elements.append(_Element(name, int(count)))
+                case ["element", name, count] if count.isdecimal() and name not in [e.name for e in elements]:
+                    elements.append(Element(name, int(count)))
                 case ["property", *kind, name] if name not in elements[-1].properties:
-                    elements[-1].properties[name] = None if kind[0] == "list" else _TYPES[" ".join(kind)]
+                    elements[-1].properties[name] = _kind(kind)
                 case ["end_header"] if order is not None:
                     return order, elements, start, number
                 case _:
@@ -103,8 +75,18 @@ def _header(path: Path, content: bytes) -> tuple[str, list[_Element], int, int]:
     raise ValueError(f"{path}, line {number + 1}: the header of a PLY file ends with end_header, this one does not")
 
 
+def _kind(words: list[str]) -> str | tuple[str, str]:
+    match words:
+        case ["list", length, entries] if _TYPES[length] not in "fd":
+            return _TYPES[length], _TYPES[entries]
+        case [name]:
+            return _TYPES[name]
+    raise KeyError
+
+
 def ply_bytes(points: np.ndarray) -> bytes:
-    """A binary PLY file of points (n, 2) or (n, 3), float32."""
-    properties = "".join(f"property float {axis}\n" for axis in _AXES[: points.shape[1]])
+    """A binary PLY file of points (n, 2) or (n, 3), float32 or float64."""
+    name, kind = ("double", "<f8") if points.dtype == np.float64 else ("float", "<f4")
+    properties = "".join(f"property {name} {axis}\n" for axis in _AXES[: points.shape[1]])
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
-    return header.encode() + points.astype("<f4").tobytes()
+    return header.encode() + points.astype(kind).tobytes()

@@ -1,18 +1,26 @@
-"""Reading files strictly: where a data set lies, bytes, tables of numbers. Errors name file and line."""
+"""Reading files strictly: where a data set lies, bytes, lines of text. Errors name the file."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
-import warnings
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 VARIABLE = "DDEQ_FAST_DATA"
-_LARGEST = np.finfo(np.float32).max  # clouds are float32 in the end
+# What is packed may be larger than the file by this factor (real clouds: 2 to 20; deflate's limit is 1,032), and in any
+# case so large.
+MOST_UNPACKED = 100
+_UNPACKED_FREELY = 16 << 20
+_BLOCK = 1 << 20
+_MARKS = {  # byte order marks; those of UTF-32 begin with those of UTF-16
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 def data_folder(name: str, root: str | Path | None, expected: str) -> Path:
@@ -30,89 +38,72 @@ def data_folder(name: str, root: str | Path | None, expected: str) -> Path:
     return folder
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is no data by its name: hidden, among them macOS's ._name, or of a Mac's archive."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def find(folder: Path, *names: str) -> Path | None:
+    """The file of the first of these names that the folder holds; another case of the letters will do."""
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    lower = {name.lower(): path for name, path in files.items()}
+    return next((path for name in names if (path := files.get(name) or lower.get(name.lower()))), None)
+
+
 def read_bytes(path: Path) -> bytes:
     """What a file holds, unpacked if its name ends in .gz.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it is empty or no whole gzip file.
+    Raises FileNotFoundError if there is no such file, ValueError if it is empty, no whole gzip file, or one that grows
+    more than a hundredfold to more than 16 MiB.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is no whole gzip file: {error}") from error
+    content = _unpack(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     if not content:
         raise ValueError(f"{path} is empty")
     return content
 
 
+def check_unpacked(path: Path, packed: int, unpacked: int) -> None:
+    """Raises ValueError if `packed` bytes of a file become so many that they hardly are data, before all are made."""
+    if unpacked > max(_UNPACKED_FREELY, MOST_UNPACKED * packed):
+        raise ValueError(
+            f"{path} unpacks to more than {MOST_UNPACKED} times its size, which clouds hardly do; if it is meant, "
+            "unpack it by hand"
+        )
+
+
+def _unpack(path: Path) -> bytes:
+    blocks, size = [], 0
+    try:
+        with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+            while block := file.read(_BLOCK):
+                blocks.append(block)
+                size += len(block)
+                check_unpacked(path, packed.tell(), size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from error
+    return b"".join(blocks)
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file; bytes that are no text become a character that no number has."""
-    return split_lines(read_bytes(path))
+    return split_lines(unmarked(read_bytes(path)))
+
+
+def unmarked(content: bytes) -> bytes:
+    """Text in UTF-8 without a byte order mark, from text with one of UTF-8, UTF-16 or UTF-32; or as it is."""
+    for mark, name in _MARKS.items():
+        if content.startswith(mark):
+            text = content[len(mark) :]
+            return text if name == "utf-8" else text.decode(name, errors="replace").encode()
+    return content
 
 
 def split_lines(content: bytes) -> list[str]:
-    """Lines without their ends; a last one that is empty is left out."""
-    lines = content.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+    """Lines without their ends, which are LF, CRLF or CR; a last one that is empty is left out."""
+    text = content.decode("utf-8", errors="replace")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
     return lines[:-1] if not lines[-1] else lines
-
-
-def parse_table(
-    lines: Sequence[str],
-    path: Path,
-    *,
-    first: int = 1,
-    dtype: type = np.float64,
-    delimiter: str | None = None,
-    comments: str | None = "#",
-) -> np.ndarray:
-    """Numbers (rows, columns) of lines that hold equally many each; blank lines and comments are passed over.
-
-    Args:
-        lines: of the file `path`, from line number `first` on, not empty.
-        dtype: numpy's type of the numbers.
-        delimiter: between the numbers; any white space if None.
-
-    Raises:
-        ValueError: naming file and line: something is no number, or not finite in float32, or lines differ in length.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of no data, and of integers written as floats
-            values = np.loadtxt(lines, dtype, delimiter=delimiter, comments=comments, ndmin=2)
-        if (np.abs(values) <= _LARGEST).all():  # NaN is not, either
-            return values
-    except (ValueError, OverflowError, UserWarning, DeprecationWarning) as error:
-        reason = error
-    else:
-        reason = "a number is not finite"
-    raise ValueError(_fault(lines, path, first, dtype, delimiter, comments) or f"{path}: {reason}")
-
-
-def _fault(lines, path, first, dtype, delimiter, comments) -> str | None:
-    """What is wrong with the first line that is: found again slowly, so that good files are read fast."""
-    expected = None
-    for number, line in enumerate(lines, start=first):
-        words = (line.split(comments)[0] if comments else line).strip()
-        if not words:
-            continue
-        words = words.split(delimiter)
-        expected = expected or (len(words), number)
-        for word in words:
-            try:
-                value = np.array(word.strip()).astype(dtype)
-            except (ValueError, OverflowError):
-                kind = "integer" if np.issubdtype(dtype, np.integer) else "number"
-                return f"{path}, line {number}: {word.strip()!r} is no {kind}" + _range(dtype)
-            if not abs(value) <= _LARGEST:
-                within = " in float32" if np.isfinite(value) else ""
-                return f"{path}, line {number}: {word.strip()!r} is not finite{within}"
-        if len(words) != expected[0]:
-            return f"{path}, line {number}: {len(words)} values, but line {expected[1]} has {expected[0]}"
-    return None if expected else f"{path} holds no numbers" + (f" from line {first} on" if first > 1 else "")
-
-
-def _range(dtype) -> str:
-    return f" from {np.iinfo(dtype).min} to {np.iinfo(dtype).max}" if np.issubdtype(dtype, np.integer) else ""

@@ -45,7 +45,7 @@ def voxel_reduce(points: Tensor, low: int, high: int) -> Tensor:
     check_integer("high", high, low=low)
     if len(points) <= high:
         return points
-    extent = float((points.amax(0) - points.amin(0)).max()) or 1.0
+    extent = float((points.amax(0).double() - points.amin(0).double()).max()) or 1.0
     # The coarsest grid has 2 ** d cells at most; points nearer than the finest resolves count as one.
     fine, coarse, best, most = extent * 1e-4, extent * 2.0, extent * 2.0, 0
     while coarse / fine > 1 + 1e-6:
@@ -66,8 +66,9 @@ def _check(points: Tensor) -> None:
 
 def _cells(points: Tensor, size: float) -> Tensor:
     """(n,) int64: the number of each point's cell, in lexicographic order of the cells."""
+    points = points.double()  # half precision has no place for the cells' numbers
     cells = ((points - points.amin(0)) / size).floor()
-    shape = [int(extent) + 1 for extent in cells.amax(0).tolist()]
+    shape = [int(min(extent, 1 << 63)) + 1 for extent in cells.amax(0).tolist()]
     strides, total = [], 1
     for extent in reversed(shape):
         strides.insert(0, total)
@@ -87,12 +88,15 @@ def sample_surface(vertices: Tensor, triangles: Tensor, number: int, draw: torch
         draw: source of all randomness; three draws a point.
 
     Raises:
-        TypeError, ValueError: bad shape or dtype, NaN, or a surface without area.
+        TypeError, ValueError: bad shape or dtype, NaN, an index that is no vertex's, or a surface without area.
     """
     _check(vertices)
     check_integer("number", number)
     if triangles.dim() != 2 or triangles.shape[1] != 3 or triangles.dtype != torch.int64:
         raise ValueError(f"triangles must be int64 of shape (m, 3), got {triangles.dtype} {tuple(triangles.shape)}")
+    if len(triangles) and not 0 <= int(triangles.min()) <= int(triangles.max()) < len(vertices):
+        low, high = int(triangles.min()), int(triangles.max())
+        raise ValueError(f"triangles must name vertices from 0 to {len(vertices) - 1}, got {low} to {high}")
     corners = vertices.double()[triangles]  # (m, 3, 3)
     first, edges = corners[:, 0], corners[:, 1:] - corners[:, :1]
     areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1)
@@ -108,9 +112,13 @@ def sample_surface(vertices: Tensor, triangles: Tensor, number: int, draw: torch
 
 
 def to_unit_ball(points: Tensor) -> Tensor:
-    """The cloud (n, d) moved to mean zero and scaled to a largest norm of one; coinciding points all become zero."""
+    """The cloud (n, d) moved to mean zero and scaled to a largest norm of one; coinciding points all become zero.
+
+    Raises TypeError, ValueError: bad shape or dtype, NaN.
+    """
     _check(points)
-    centred = points - points.mean(0)
+    exact = points.double()  # sums of half precision and squares of single precision may overflow
+    centred = exact - exact.mean(0)
     radius = centred.norm(dim=1).max()
-    rounding = 8 * torch.finfo(points.dtype).eps * points.abs().max()
-    return centred / radius if radius > rounding else torch.zeros_like(points)
+    rounding = 8 * torch.finfo(points.dtype).eps * exact.abs().max()
+    return (centred / radius if radius > rounding else torch.zeros_like(exact)).to(points.dtype)

@@ -112,6 +112,22 @@ def test_both_layouts_hold_the_same_clouds(folder, images, tmp_path_factory):
             assert next(rows) == next(rows)
 
 
+def test_names_in_capitals_and_files_beside_the_data(folder):
+    expected = load_mnist(folder)
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.upper())
+        (folder / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    got = load_mnist(folder)
+    assert all(map(torch.equal, got.test.points, expected.test.points))
+
+
+def test_a_byte_order_mark_before_a_csv(tables):
+    expected = load_mnist(tables)
+    path = tables / "train.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert all(map(torch.equal, load_mnist(tables).train.points, expected.train.points))
+
+
 def test_the_folder_may_come_from_the_environment(folder, monkeypatch):
     folder.rename(folder.parent / "mnist")
     monkeypatch.setenv("DDEQ_FAST_DATA", str(folder.parent))
@@ -245,6 +261,11 @@ def test_bad_arguments(folder):
         load_mnist(folder, threshold=1)
     with pytest.raises(ValueError, match=r"^max_points must be at least 1, got 0$"):
         load_mnist(folder, max_points=0)
+    for threshold in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"^threshold must lie in \[0, 1\), got"):
+            load_mnist(folder, threshold=threshold)
+    with pytest.raises(ValueError, match=r"^seed must be at least 0, got -1$"):
+        load_mnist(folder, seed=-1)
     pytest.importorskip("sklearn")
     with pytest.raises(ValueError, match=r"^root must be None for digits"):
         data.load("digits", root=folder)

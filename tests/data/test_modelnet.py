@@ -190,9 +190,15 @@ def test_a_failed_write_leaves_nothing_and_is_warned_of(folder, tmp_path, monkey
     assert same(first, load_modelnet(folder, cache=tmp_path)) and (tmp_path / KEPT).is_file()
 
 
+def test_a_folder_in_the_place_of_the_kept_file_is_warned_of(folder):
+    (folder / KEPT).mkdir()
+    with pytest.warns(UserWarning, match=r"is not kept for the next time"):
+        assert len(load_modelnet(folder).train) == 6
+
+
 FAULTS = {
     "empty": ("", r"is empty$"),
-    "no mesh": ("solid cube\n", r", line 1: expected OFF, got 'solid'$"),
+    "no mesh": ("solid cube\n", r", line 1: expected OFF, got 'solid cube'; understood are OFF, COFF, NOFF, CNOFF"),
     "mixed dimension": ("OFF\n2 0 0\n1 2 3\n1 2\n", r", line 4: 2 values, but line 3 has 3$"),
     "not finite": ("OFF2 0 0\n1 2 3\n1 inf 2\n", r", line 3: 'inf' is not finite$"),
     "no number": ("OFF\n# x\n\n2 0 0\n1 2 3\n1 x 2\n", r", line 6: 'x' is no number$"),
