@@ -93,7 +93,6 @@ class CloudFlow:
     def _choose(self, backend: str) -> str:
         """The backend; "auto" weighs compiling against all steps, and the user's time against exactness."""
         x, sources = self.x[None], self.target[:1].expand(self.charges(), -1)[None]
-        backends.check_whole(backend, "the flow moves a whole cloud")
         chosen = backends.resolve(backend, x, sources, self.kernel)
         if backend != "auto" or self.target.device.type != "cpu":
             return chosen

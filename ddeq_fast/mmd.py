@@ -17,7 +17,7 @@ from torch import Tensor
 from ddeq_fast import backends
 from ddeq_fast.library import encode, energy_op
 from ddeq_fast.potential import check_kernel, field, potential
-from ddeq_fast.radial import RadialKernel, Riesz
+from ddeq_fast.radial import RadialKernel
 from ddeq_fast.validation import check_cloud, check_weights
 
 _ARGUMENTS = """
@@ -27,8 +27,7 @@ _ARGUMENTS = """
         kernel: radial kernel; `Riesz(1)`, the energy distance, if None.
         x_weights, y_weights: nonnegative weights, (n,) or (B, n), normalised to mass one; uniform if None.
         x_mask, y_mask: boolean, same shape, True for real points; padding has no influence and no gradient.
-        backend: a name from `ddeq_fast.backends.names()`, or "auto". With "ring" the clouds are this process's shards
-            of x and y, see `ddeq_fast.backends.ring`.
+        backend: a name from `ddeq_fast.backends.names()`, or "auto".
 """
 
 
@@ -44,15 +43,12 @@ def squared_mmd(
     backend: str = "auto",
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic)."""
-    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
+    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
     kernel = check_kernel(kernel)
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
-    if backends.sharded(backend):
-        value = backends.get(backend).whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
-    else:
-        value = energy(z, w, kernel, backends.check(backend))
-    return (value if batched else value[0]).to(x.dtype)
+    value = energy(z, w, kernel, backends.check(backend)).to(x.dtype)
+    return value if batched else value[0]
 
 
 squared_mmd.__doc__ += (
@@ -80,7 +76,7 @@ def witness(
     backend: str = "auto",
 ) -> Tensor:
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
     check_cloud("z", z, like=("x", x))
     return potential(z.to(w.dtype), sources, w, kernel, backend=backend).to(z.dtype)
 
@@ -105,7 +101,7 @@ def wasserstein_gradient(
     backend: str = "auto",
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
     n = x.shape[-2]
     present = None if x_weights is None and x_mask is None else w[..., :n] > 0
     gradient = field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend).to(x.dtype)
@@ -121,21 +117,16 @@ wasserstein_gradient.__doc__ += _ARGUMENTS + (
 )
 
 
-def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend):
+def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
     """Positions and charges of mu - rho, after checking both clouds."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    sharded = backends.sharded(backend)
-    a = check_weights("x", x_weights, x_mask, x, part=sharded)
-    b = check_weights("y", y_weights, y_mask, y, part=sharded)
+    a = check_weights("x", x_weights, x_mask, x)
+    b = check_weights("y", y_weights, y_mask, y)
     x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
     dtype = torch.promote_types(x.dtype, torch.float32)
-    unit = normalised
-    if sharded:  # of the whole cloud's mass, of which this process knows a part
-        backends.resolve(backend, x, y, Riesz(1.0))
-        unit = backends.get(backend).normalised
-    return signed_measure(x.to(dtype), y.to(dtype), unit(a.to(dtype)), unit(b.to(dtype)))
+    return signed_measure(x.to(dtype), y.to(dtype), normalised(a.to(dtype)), normalised(b.to(dtype)))
 
 
 def _without_padding(points, mask):
@@ -156,6 +147,6 @@ def signed_measure(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, 
 def energy(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
     """sum_ij w_i w_j k(z_i, z_j) of batched, checked z (B, n, d), w (B, n): shape (B,).
 
-    The backend must not be sharded. One pass over the pairs gives the value and, where z needs it, the gradient.
+    One pass over the pairs gives the value and, where z needs it, the gradient.
     """
     return energy_op(z, w, encode(kernel), backend, z.requires_grad and torch.is_grad_enabled())[0]

@@ -9,7 +9,6 @@ Kernel sums, MMD, its witness, its gradients and its Hessian are all of this for
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ddeq_fast import backends
@@ -88,9 +87,6 @@ def _evaluate(x, y, charges, kernel, backend, want_u, want_f):
     batched = x.dim() == 3
     if not batched:
         x, y, v = x[None], y[None], v[None]
-    if backends.sharded(backend) and not torch.compiler.is_compiling():
-        backends.resolve(backend, x, y, kernel)
-        x, y, v = backends.get(backend).tracked(x, y, v)
     u, f = evaluate_op(x, y, v, encode(kernel), backends.check(backend), want_u, want_f)
     u, f = (u if want_u else None), (f if want_f else None)
     return tuple(out if out is None or batched else out[0] for out in (u, f))

@@ -88,18 +88,6 @@ def check(name: str) -> str:
     return name
 
 
-def sharded(name: str) -> bool:
-    """Whether this backend sums clouds that lie in shards over several processes, see `ring`."""
-    return name != "auto" and getattr(get(name), "sharded", False)
-
-
-def check_whole(name: str, purpose: str) -> str:
-    """`name`, as `check`; raises ValueError if it is sharded, where `purpose` needs whole clouds in one process."""
-    if sharded(name):
-        raise ValueError(f"backend {check(name)!r} sums shards of several processes; {purpose}")
-    return check(name)
-
-
 def get(name: str) -> Backend:
     """The backend registered as `name`; raises ValueError if there is none, TypeError if it is no string."""
     if not isinstance(name, str):

@@ -7,11 +7,6 @@ under way while the present one is summed by a local backend: no process ever ho
 A call is collective: every process makes the same calls, in the same order, forward and backward, with the same batch,
 dimension and dtype; m and n may differ, but each is one at least (a source of zero charge is padding). Gradients are
 those of the sum over all processes of their losses, so that each process gets the whole gradient in its own shard.
-A process that wants none of its own still takes part in the backward pass of the others, and must run it.
-
-`witness` and `wasserstein_gradient` normalise weights over all processes, a shard may be all padding, and take this
-process's own points and particles. `squared_mmd` gives every process the discrepancy of the whole clouds, of which each
-differentiates its own part: calling backward in all of them, as always, gives the gradient of the discrepancy once.
 
 A process that dies or falls out of step is an error in all others, at once or after the timeout of the process group.
 """
@@ -34,32 +29,13 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def normalised(weights: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Weights (n,) or (B, n) of this process's points, as shares of the mass of all processes: collective.
 
-    Differentiable, collectively too. Raises ValueError in all processes if a cloud has no mass in any of them.
+    `squared_mmd` knows the weights of one process alone. Of a cloud in shards, with charges w of this kind,
+
+        u = potential(z, z, w, backend="ring");  MMD^2 = (w * u).sum(-1), added up over the processes.
     """
-    mass = summed(weights.sum(-1, keepdim=True, dtype=torch.float64), group)
-    if not bool((mass > 0).all()):
-        raise ValueError("weights leave no point in a cloud, in any process")
-    return (weights / mass).to(weights.dtype)
-
-
-def summed(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of all processes' values, differentiable: the gradient of each is the sum of all gradients."""
-    return _Summed.apply(value, group)
-
-
-class _Summed(torch.autograd.Function):
-    """An all-reduce, which is its own transpose."""
-
-    @staticmethod
-    def forward(ctx, value, group):
-        ctx.group = group
-        total = value.detach().clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return _Summed.apply(gradient, ctx.group), None
+    mass = weights.sum(-1, keepdim=True)
+    dist.all_reduce(mass, group=group)
+    return weights / mass
 
 
 class Ring:
@@ -77,44 +53,6 @@ class Ring:
 
     # Derivatives that are not sums over sources would be of this process's shard alone.
     sharded = True
-
-    def normalised(self, weights: Tensor) -> Tensor:
-        """`normalised` over this group."""
-        return normalised(*self.tracked(weights), self.group)
-
-    def whole(self, share: Tensor) -> Tensor:
-        """The sum of all processes' shares, of which this process differentiates its own."""
-        total = share.detach().clone()
-        dist.all_reduce(total, group=self.group)
-        return share + (total - share.detach())
-
-    def tracked(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The tensors, each with a gradient if it has one in any process: backward passes are collective, too.
-
-        Raises ValueError in all processes if gradients are wanted in some of them and disabled in others.
-        """
-        mine = [int(torch.is_grad_enabled()), *(int(tensor.requires_grad) for tensor in tensors)]
-        every = self._gathered(torch.tensor(mine, device=tensors[0].device))
-        wanted = [any(flags) for flags in list(zip(*every, strict=True))[1:]]
-        enabled = [process for process, flags in enumerate(every) if flags[0]]
-        if not enabled or not any(wanted):
-            return tensors
-        if len(enabled) < len(every):
-            disabled = next(process for process, flags in enumerate(every) if not flags[0])
-            raise ValueError(
-                f"the processes make different calls: process {enabled[0]} wants gradients, and they are disabled in "
-                f"process {disabled}"
-            )
-        return tuple(
-            tensor.detach().requires_grad_() if need and not tensor.requires_grad else tensor
-            for tensor, need in zip(tensors, wanted, strict=True)
-        )
-
-    def _gathered(self, mine: Tensor) -> list[list[int]]:
-        """The integers of all processes, in their order."""
-        every = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
-        self._guarded(lambda: dist.all_gather(every, mine, group=self.group))
-        return [one.tolist() for one in every]
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs a process group on this kind of device, and what the local backend needs."""
@@ -186,7 +124,9 @@ class Ring:
         batch, n, d = sources[0].shape
         checksum = zlib.crc32(repr(kernel).encode())
         mine = torch.tensor([n, batch, d, _DTYPES.index(x.dtype), call, checksum], device=x.device)
-        every = self._gathered(mine)
+        every = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
+        self._guarded(lambda: dist.all_gather(every, mine, group=self.group))
+        every = [one.tolist() for one in every]
         for process, one in enumerate(every):
             if one[1:] != every[0][1:]:
                 raise ValueError(

@@ -7,21 +7,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ddeq_fast import (
-    Gaussian,
-    Riesz,
-    backends,
-    field,
-    kde_entropy,
-    potential,
-    potential_and_field,
-    squared_mmd,
-    wasserstein_gradient,
-    witness,
-)
-from ddeq_fast.backends.ring import Ring
-from ddeq_fast.cloud_flow import CloudFlow, Settings
-from ddeq_fast.solvers import Anderson
+from ddeq_fast import Gaussian, Riesz, backends, field, potential, potential_and_field, squared_mmd
+from ddeq_fast.backends.ring import Ring, normalised
 
 KERNELS = (Riesz(1.0), 0.5 * Riesz(1.5) + Gaussian(0.7))
 
@@ -68,65 +55,21 @@ def sums_and_gradients(rank, count, kernel):
 
 
 def discrepancy(rank, count):
-    """MMD, witness and Wasserstein gradient of weighted clouds in shards, and the gradients of the first."""
+    """MMD of clouds in shards, with its gradient."""
     i, j = (slice(*shards(count, n)[rank : rank + 2]) for n in (23, 31))
-    x, y, a, b = draw(2, 23, 3, seed=0), draw(2, 31, 3, seed=1) + 0.5, draw(2, 23, seed=2).abs(), draw(2, 31, seed=3)
-    b, last = b.abs(), slice(*shards(count, 31)[-2:])
-    b[:, last] = 0  # the last process has nothing but padding of y
-    kernel, z = KERNELS[1], draw(2, 5, 3, seed=4)
-
-    def sums(x, y, a, b, z, backend):
-        x, y, a, b = (tensor.clone().requires_grad_() for tensor in (x, y, a, b))
-        options = {"x_weights": a, "y_weights": b, "backend": backend}
-        value = squared_mmd(x, y, kernel, **options)
-        gradients = torch.autograd.grad(value.sum(), (x, y, a, b), create_graph=True)
-        (second,) = torch.autograd.grad(gradients[0].square().sum(), x)
-        with torch.no_grad():
-            force = wasserstein_gradient(x, y, kernel, **options)
-            return value, gradients, second, witness(z, x, y, kernel, **options), force
-
-    whole = sums(x, y, a, b, z, "dense")
-    found = sums(x[:, i], y[:, j], a[:, i], b[:, j], z + rank, "ring")
-    torch.testing.assert_close(found[0], whole[0], rtol=1e-10, atol=1e-12)
-    check(found[1][::2], whole[1][::2], i)
-    check(found[1][1::2], whole[1][1::2], j)
-    check((found[2], found[4]), (whole[2], whole[4]), i)
-    expected = witness(z + rank, x, y, kernel, x_weights=a, y_weights=b, backend="dense")
-    torch.testing.assert_close(found[3], expected, rtol=1e-10, atol=1e-12)
-    raises(
-        ValueError,
-        "weights leave no point in a cloud, in any process",
-        lambda: squared_mmd(x[:, i], y[:, j], x_weights=0 * a[:, i], backend="ring"),
-    )
-
-
-def gradients_of_some(rank, count):
-    """Each process wants another gradient; one may want none, but must not disable them."""
-    i, j = (slice(*shards(count, n)[rank : rank + 2]) for n in (23, 31))
-    x, y, v = draw(2, 23, 3, seed=0), draw(2, 31, 3, seed=1), draw(2, 31, seed=2)
-    whole = [tensor.clone().requires_grad_() for tensor in (x, y, v)]
-    expected = torch.autograd.grad(potential(*whole, backend="dense").sum(), whole)
-    mine = [x[:, i].clone(), y[:, j].clone(), v[:, j].clone()]
-    own = rank % 3
-    mine[own].requires_grad_()
-    potential(*mine, backend="ring").sum().backward()
-    check((mine[own].grad,), (expected[own],), i if own == 0 else j)
-    mine = [tensor.detach() for tensor in mine]
-    if rank == 0:
-        mine[0].requires_grad_()
-    with torch.set_grad_enabled(rank == 0):
-        raises(
-            ValueError, "the processes make different calls: process 0 wants", lambda: potential(*mine, backend="ring")
-        )
-
-
-def refusals():
-    """What needs all of a cloud in one process."""
-    x = draw(4, 3, seed=0)
-    reason = "backend 'ring' sums shards of several processes; "
-    raises(ValueError, reason + "the density", lambda: kde_entropy(x, 1.0, backend="ring"))
-    raises(ValueError, reason + "a solver moves", lambda: Anderson(backend="ring"))
-    raises(ValueError, reason + "the flow moves", lambda: CloudFlow(x, Settings(5), backend="ring"))
+    x, y = draw(2, 23, 3, seed=0), draw(2, 31, 3, seed=1) + 0.5
+    whole = x.clone().requires_grad_()
+    expected = squared_mmd(whole, y, backend="dense")
+    (gradient,) = torch.autograd.grad(expected.sum(), whole)
+    mine = x[:, i].clone().requires_grad_()
+    a, b = (normalised(torch.ones_like(cloud[..., 0])) for cloud in (x[:, i], y[:, j]))
+    z, w = torch.cat((mine, y[:, j]), 1), torch.cat((a, -b), 1)
+    part = (w * potential(z, z, w, backend="ring")).sum(-1)
+    (found,) = torch.autograd.grad(part.sum(), mine)
+    check((found,), (gradient,), i)
+    total = part.detach().clone()
+    dist.all_reduce(total)
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-10, atol=1e-12)
 
 
 def raises(error, start, call):
@@ -171,8 +114,6 @@ def main(store, rank, count):
     for kernel in KERNELS:
         sums_and_gradients(rank, count, kernel)
     discrepancy(rank, count)
-    gradients_of_some(rank, count)
-    refusals()
     third_derivatives()
     disagreement(rank)
     pair = dist.new_group([0, 1], timeout=timedelta(seconds=60))
