@@ -43,11 +43,15 @@ def squared_mmd(
     backend: str = "auto",
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic)."""
-    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     kernel = check_kernel(kernel)
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
-    value = energy(z, w, kernel, backends.check(backend))
+    ring = backends.sharded(backend)
+    if ring is None:
+        value = energy(z, w, kernel, backend)
+    else:
+        value = ring.whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
     return value if batched else value[0]
 
 
@@ -76,7 +80,7 @@ def witness(
     backend: str = "auto",
 ) -> Tensor:
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
     return potential(z, sources, w, kernel, backend=backend)
 
@@ -101,7 +105,7 @@ def wasserstein_gradient(
     backend: str = "auto",
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     gradient = field(_without_padding(x, x_mask), sources, w, kernel, backend=backend)
     return _without_padding(gradient, x_mask)
 
@@ -115,14 +119,17 @@ wasserstein_gradient.__doc__ += _ARGUMENTS + (
 )
 
 
-def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
+def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend):
     """Positions and charges of mu - rho, after checking both clouds."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    a = check_weights("x", x_weights, x_mask, x)
-    b = check_weights("y", y_weights, y_mask, y)
+    ring = backends.sharded(backend)
+    a = check_weights("x", x_weights, x_mask, x, some=ring is None)
+    b = check_weights("y", y_weights, y_mask, y, some=ring is None)
     x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
-    return signed_measure(x, y, normalised(a), normalised(b))
+    if ring is None:
+        return signed_measure(x, y, normalised(a), normalised(b))
+    return signed_measure(x, y, ring.normalised("x_weights", a), ring.normalised("y_weights", b))
 
 
 def _without_padding(points, mask):
