@@ -6,9 +6,9 @@ under way while the present one is summed by a local backend: no process ever ho
 
 A call is collective: every process makes the same calls, in the same order, forward and backward, with the same batch,
 dimension and dtype; m and n may differ, but each is one at least (a source of zero charge is padding). Gradients are
-those of the sum over all processes of their losses, so that each process gets the whole gradient in its own shard. Which
-tensors need one may differ, too: where another process needs a gradient, the result has a graph here, and backward is
-called on it. Gradients enabled in some processes and disabled in others, where one is needed, are a ValueError in all.
+those of the sum over all processes of their losses, so that each process gets the whole gradient in its own shard.
+Which tensors need one may differ, too: where another process needs a gradient, the result has a graph here, and backward
+is called on it. Gradients enabled in some processes and disabled in others, where one is needed, are a ValueError in all.
 
 `squared_mmd` is, in every process, that of the whole clouds, with weights normalised over all processes. So that it
 counts once in that sum of losses, its gradient in a process is that of the process's own part: where all processes call
@@ -42,8 +42,8 @@ _ROUND, _SUM, _TRACK, _FLAGS = range(4)
 def normalised(weights: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Weights (n,) or (B, n) of this process's points, as shares of the mass of all processes: collective.
 
-    The mass is summed in float32 at least; derivatives are right in all processes. Raises ValueError, in all of them, if
-    a cloud has no mass in any.
+    The mass is summed in float32 at least; derivatives are right in all processes. Raises ValueError, in all of them,
+    if a cloud has no mass in any.
     """
     ring = Ring(group)
     return ring.normalised("weights", weights)
@@ -72,9 +72,7 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         if torch.is_grad_enabled() and gradient.requires_grad:
-            raise ValueError(
-                "squared_mmd over shards: second derivatives of a function not linear in it are unsupported"
-            )
+            raise ValueError("squared_mmd over shards has no second derivatives of functions not linear in it")
         return gradient, None
 
 

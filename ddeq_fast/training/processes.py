@@ -51,7 +51,7 @@ class Processes:
         return items
 
     def check(self, model: nn.Module) -> None:
-        """Raises ValueError, naming it, if a part of the model would make several processes train otherwise than one."""
+        """Raises ValueError, naming it, if a part of the model makes several processes train otherwise than one."""
         if self.size == 1:
             return
         for name, module in model.named_modules():
