@@ -7,8 +7,9 @@ under way while the present one is summed by a local backend: no process ever ho
 A call is collective: every process makes the same calls, in the same order, forward and backward, with the same batch,
 dimension and dtype; m and n may differ, but each is one at least (a source of zero charge is padding). Gradients are
 those of the sum over all processes of their losses, so that each process gets the whole gradient in its own shard.
-Which tensors need one may differ, too: where another process needs a gradient, the result has a graph here, and backward
-is called on it. Gradients enabled in some processes and disabled in others, where one is needed, are a ValueError in all.
+Which tensors need one may differ, too: where another process needs a gradient, the result has a graph here, and
+backward is called on it. Gradients enabled in some processes and disabled in others, where one is needed, are a
+ValueError in all.
 
 `squared_mmd` is, in every process, that of the whole clouds, with weights normalised over all processes. So that it
 counts once in that sum of losses, its gradient in a process is that of the process's own part: where all processes call
