@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ddeq_fast import backends
 from ddeq_fast.implicit import Backward, BackwardInfo
 from ddeq_fast.library import encode, tangent_op
 from ddeq_fast.mmd import signed_measure
@@ -56,7 +57,7 @@ class Bilevel(Backward):
             at_zero = kernel.dphi(torch.tensor([1e-24], dtype=torch.float64))
             if any(isinstance(term, Riesz) for _, term in kernel.terms()) or float(at_zero.abs()) > 1e12:
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
-        self.kernel, self.backend = kernel, backend
+        self.kernel, self.backend = kernel, backends.check_whole("Bilevel", backend)
         self.max_steps = check_integer("max_steps", max_steps)
         self.tol = check_number("tol", tol)
         self.damping = check_number("damping", damping, closed=True)
@@ -144,7 +145,8 @@ def _conjugate_gradients(operator, right: Tensor, max_steps: int, tol: float) ->
             break
         image = operator(direction)
         curvature = _dot(direction, image)
-        step = torch.where(curvature > 0, norm / curvature, 0)
+        # A sample that is done stays as it is, whatever others it shares the batch with.
+        step = torch.where((curvature > 0) & (norm > tol**2 * scale), norm / curvature, 0)
         x, residual = x + step * direction, residual - step * image
         previous, norm = norm, _dot(residual, residual)
         direction = residual + torch.where(previous > 0, norm / previous, 0) * direction

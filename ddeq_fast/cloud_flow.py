@@ -92,6 +92,7 @@ class CloudFlow:
 
     def _choose(self, backend: str) -> str:
         """The backend; "auto" weighs compiling against all steps, and the user's time against exactness."""
+        backends.check_whole("CloudFlow", backend)
         x, sources = self.x[None], self.target[:1].expand(self.charges(), -1)[None]
         chosen = backends.resolve(backend, x, sources, self.kernel)
         if backend != "auto" or self.target.device.type != "cpu":

@@ -120,7 +120,8 @@ def _iterate(transpose: Callable, g0: Tensor, options: ImplicitFunction, depth: 
     for step in range(options.max_steps):
         image = g0 + transpose(g)
         residual = _relative(image - g, g0)
-        better = residual < best_residual
+        # A sample that is done stays as it is, whatever others it shares the batch with.
+        better = (residual < best_residual) & (best_residual > options.tol)
         best = torch.where(better[:, None, None], g, best)
         best_residual = torch.where(better, residual, best_residual)
         if bool((best_residual <= options.tol).all()):

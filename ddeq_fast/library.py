@@ -91,6 +91,22 @@ def _(z, w, kernel, backend, field):
     return w.new_empty(w.shape[:1]), w.new_empty(w.shape), z.new_empty(z.shape if field else (0,))
 
 
+def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: str, backend: str, potential: bool, field: bool):
+    """`evaluate_op`, in all processes with a graph or in none where the clouds lie in shards."""
+    ring = backends.sharded(backend)
+    if ring is not None:
+        x, y, v = ring.tracked(x, y, v)
+    return evaluate_op(x, y, v, kernel, backend, potential, field)
+
+
+def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, backend: str):
+    """`tangent_op`, as `evaluate`."""
+    ring = backends.sharded(backend)
+    if ring is not None:
+        x, y, v, s, t = ring.tracked(x, y, v, s, t)
+    return tangent_op(x, y, v, s, t, kernel, backend)
+
+
 def _evaluate_setup(ctx, inputs, output):
     x, y, v, ctx.kernel, ctx.backend, ctx.potential, ctx.field = inputs
     ctx.save_for_backward(x, y, v)
@@ -102,20 +118,26 @@ def _evaluate_backward(ctx, g_u, g_f):
     x, y, v = ctx.saved_tensors
     need_x, need_y, need_v = ctx.needs_input_grad[:3]
     rule = ctx.kernel, ctx.backend
+    ring = backends.sharded(ctx.backend)
+    if ring is not None:  # the same sums in every process, whatever each of them needs
+        flags = need_x, need_y, need_v, g_u is not None, g_f is not None
+        need_x, need_y, need_v, some_u, some_f = ring.anywhere(*flags)
+        g_u = torch.zeros_like(x[..., 0]) if some_u and g_u is None else g_u
+        g_f = torch.zeros_like(x) if some_f and g_f is None else g_f
     dx = dy = dv = None
     if g_u is not None and ctx.potential:  # the field of v at x, and the potential and field of g_u at y
         if need_x:
-            dx = g_u[..., None] * evaluate_op(x, y, v, *rule, False, True)[1]
+            dx = g_u[..., None] * evaluate(x, y, v, *rule, False, True)[1]
         if need_y or need_v:
-            potential, field = evaluate_op(y, x, g_u, *rule, need_v, need_y)
+            potential, field = evaluate(y, x, g_u, *rule, need_v, need_y)
             dv = potential if need_v else None
             dy = v[..., None] * field if need_y else None
     if g_f is not None and ctx.field:  # the Hessian of the kernel is even: the transpose is the tangent map again
         if need_x:
-            dx = _plus(dx, tangent_op(x, y, v, g_f, torch.zeros_like(y), *rule)[1])
+            dx = _plus(dx, tangent(x, y, v, g_f, torch.zeros_like(y), *rule)[1])
         if need_y or need_v:
             ones = torch.ones_like(x[..., 0])
-            du, df = tangent_op(y, x, ones, torch.zeros_like(y), g_f, *rule)
+            du, df = tangent(y, x, ones, torch.zeros_like(y), g_f, *rule)
             dv = _plus(dv, du) if need_v else None
             dy = _plus(dy, v[..., None] * df) if need_y else None
     return dx, dy, dv, None, None, None, None

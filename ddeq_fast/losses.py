@@ -91,7 +91,7 @@ def kde_entropy(x: Tensor, bandwidth: float, mask: Tensor | None = None, *, back
     kernel = encode(Gaussian(check_number("bandwidth", bandwidth)))
     real = real_points("mask", mask, x)
     real = x.new_ones(x.shape[:-1]) if real is None else real
-    backend = backends.check(backend)
+    backend = backends.check_whole("kde_entropy", backend)
     batched, dtype = x.dim() == 3, x.dtype
     if not batched:
         x, real = x[None], real[None]

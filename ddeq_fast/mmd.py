@@ -43,11 +43,16 @@ def squared_mmd(
     backend: str = "auto",
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic)."""
-    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     kernel = check_kernel(kernel)
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
-    value = energy(z, w, kernel, backends.check(backend)).to(x.dtype)
+    ring = backends.sharded(backend)
+    if ring is None:
+        value = energy(z, w, kernel, backend)
+    else:
+        value = ring.whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
+    value = value.to(x.dtype)
     return value if batched else value[0]
 
 
@@ -76,7 +81,7 @@ def witness(
     backend: str = "auto",
 ) -> Tensor:
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
     return potential(z.to(w.dtype), sources, w, kernel, backend=backend).to(z.dtype)
 
@@ -101,7 +106,7 @@ def wasserstein_gradient(
     backend: str = "auto",
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho."""
-    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask)
+    sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     n = x.shape[-2]
     present = None if x_weights is None and x_mask is None else w[..., :n] > 0
     gradient = field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend).to(x.dtype)
@@ -117,16 +122,20 @@ wasserstein_gradient.__doc__ += _ARGUMENTS + (
 )
 
 
-def _difference(x, y, x_weights, y_weights, x_mask, y_mask):
+def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend):
     """Positions and charges of mu - rho, after checking both clouds."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    a = check_weights("x", x_weights, x_mask, x)
-    b = check_weights("y", y_weights, y_mask, y)
+    ring = backends.sharded(backend)
+    a = check_weights("x", x_weights, x_mask, x, some=ring is None)
+    b = check_weights("y", y_weights, y_mask, y, some=ring is None)
     x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return signed_measure(x.to(dtype), y.to(dtype), normalised(a.to(dtype)), normalised(b.to(dtype)))
+    x, y, a, b = (tensor.to(dtype) for tensor in (x, y, a, b))
+    if ring is None:
+        return signed_measure(x, y, normalised(a), normalised(b))
+    return signed_measure(x, y, ring.normalised("x_weights", a), ring.normalised("y_weights", b))
 
 
 def _without_padding(points, mask):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ddeq_fast import backends
-from ddeq_fast.library import encode, evaluate_op
+from ddeq_fast.library import encode, evaluate
 from ddeq_fast.radial import RadialKernel, Riesz
 from ddeq_fast.validation import check_charges, check_cloud
 
@@ -87,6 +87,6 @@ def _evaluate(x, y, charges, kernel, backend, want_u, want_f):
     batched = x.dim() == 3
     if not batched:
         x, y, v = x[None], y[None], v[None]
-    u, f = evaluate_op(x, y, v, encode(kernel), backends.check(backend), want_u, want_f)
+    u, f = evaluate(x, y, v, encode(kernel), backends.check(backend), want_u, want_f)
     u, f = (u if want_u else None), (f if want_f else None)
     return tuple(out if out is None or batched else out[0] for out in (u, f))

@@ -129,11 +129,13 @@ def check_mask(name: str, mask: Tensor, cloud: Tensor) -> Tensor:
     return mask
 
 
-def check_weights(name: str, weights: Tensor | None, mask: Tensor | None, cloud: Tensor) -> Tensor:
+def check_weights(
+    name: str, weights: Tensor | None, mask: Tensor | None, cloud: Tensor, *, some: bool = True
+) -> Tensor:
     """Nonnegative weights (n,) or (B, n) of a cloud: one a real point, zero for padding.
 
     `weights` and `mask` (named `{name}_weights`, `{name}_mask` in messages) may both be given. Raises if a
-    weight is negative or a cloud has no mass left.
+    weight is negative or, if `some`, a cloud has no mass left.
     """
     result = check_charges(f"{name}_weights", weights, cloud)
     readable = values_readable(result)
@@ -143,7 +145,7 @@ def check_weights(name: str, weights: Tensor | None, mask: Tensor | None, cloud:
             raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
     if mask is not None:
         result = result * check_mask(f"{name}_mask", mask, cloud)
-    if readable and (weights is not None or mask is not None):
+    if some and readable and (weights is not None or mask is not None):
         check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", (result > 0).any(-1))
     return result
 

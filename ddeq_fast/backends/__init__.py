@@ -11,7 +11,18 @@ from torch import Tensor
 from ddeq_fast.backends.memory import memory_budget, set_memory_budget
 from ddeq_fast.radial import RadialKernel
 
-__all__ = ["Backend", "check", "get", "memory_budget", "names", "register", "resolve", "set_memory_budget"]
+__all__ = [
+    "Backend",
+    "check",
+    "check_whole",
+    "get",
+    "memory_budget",
+    "names",
+    "register",
+    "resolve",
+    "set_memory_budget",
+    "sharded",
+]
 
 
 class Backend(Protocol):
@@ -85,6 +96,19 @@ def check(name: str) -> str:
     """`name`, if it is "auto" or a registered backend; raises as `get`."""
     if name != "auto":
         get(name)
+    return name
+
+
+def sharded(name: str) -> Backend | None:
+    """The backend of that name if its clouds lie in shards over several processes, else None; raises as `get`."""
+    backend = None if name == "auto" else get(name)
+    return backend if getattr(backend, "sharded", False) else None
+
+
+def check_whole(user: str, name: str) -> str:
+    """`check`, and a ValueError naming its user for a backend whose clouds lie in shards."""
+    if sharded(check(name)):
+        raise ValueError(f"{user} needs whole clouds in every process: backend must not be {name!r}, a sum over shards")
     return name
 
 

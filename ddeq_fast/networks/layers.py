@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# (samples of the whole batch, those of them at hand) while a process works on its share of one.
+_SHARE: ContextVar[tuple[int, Tensor] | None] = ContextVar("share", default=None)
+
+
+@contextmanager
+def share_of_batch(total: int, rows: Tensor):
+    """Within it, in this thread, dropout masks are drawn for a batch of `total` samples of which `rows` are at hand."""
+    token = _SHARE.set((total, rows))
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
 
 
 class PointwiseMLP(nn.Module):
@@ -39,8 +55,10 @@ class FeedForward(nn.Module):
         if not (self.training and self.dropout > 0):
             return None
         keep = 1 - self.dropout
-        shape = (like.shape[0], 1, self.linear1.out_features)
-        return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(keep) / keep
+        total, rows = _SHARE.get() or (like.shape[0], None)
+        shape = (total, 1, self.linear1.out_features)
+        mask = torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(keep) / keep
+        return mask if rows is None else mask[rows]
 
     def forward(self, x: Tensor, drop: Tensor | None = None) -> Tensor:
         # Flat, for a rectifier in place: of a view, autograd would make copies.

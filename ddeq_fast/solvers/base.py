@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ddeq_fast import backends
 from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
@@ -70,7 +71,7 @@ class IterativeSolver(Solver):
         self.relative, self.stop_together = relative, stop_together
         self.stop_on = check_choice("stop_on", stop_on, ("mmd", "gradient"))
         self.check_every = check_integer("check_every", check_every)
-        self.backend = backend
+        self.backend = backends.check_whole(type(self).__name__, backend)
         self.cuda_graph = bool(cuda_graph)
         if self.cuda_graph and self.alike_from is None:
             raise ValueError(f"cuda_graph needs steps that are all alike, and this {type(self).__name__} changes them")

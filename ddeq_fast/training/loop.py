@@ -23,6 +23,7 @@ from ddeq_fast.config import Config
 from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Split, generator
 from ddeq_fast.implicit import jacobian_norm
+from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.optional import require
 from ddeq_fast.signals import stop_on_signal
 from ddeq_fast.solvers import ConvergenceWarning
@@ -102,6 +103,7 @@ class Trainer:
                 self.model = config.build(self.dataset.dim, self.dataset.classes)
             else:
                 self.model = build(config, self.dataset)
+        self.processes.check(self.model)
         self.model = self.model.to(self.device)
         self.parallel = self.processes.wrap(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -140,9 +142,10 @@ class Trainer:
         rows = self.processes.share(total)
         mine = len(rows)
         # A process without samples computes on one that does not count: the others wait for its gradients.
-        inputs = tree.select(self.task.inputs(batch, self.step), rows if mine else torch.tensor([0]))
+        rows = rows if mine else torch.tensor([0])
+        inputs = tree.select(self.task.inputs(batch, self.step), rows)
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
-        with self._randomness(_STEP, self.step), convergence_in_metrics():
+        with self._randomness(_STEP, self.step), share_of_batch(total, rows), convergence_in_metrics():
             out = self.task.run(self.parallel, inputs)
             loss, parts = self.task.loss(out, inputs)
             objective = loss
@@ -172,7 +175,7 @@ class Trainer:
         direction, particles = None, equilibrium.particles
         if self.processes.size > 1:
             shape = (total, *particles.shape[1:])
-            direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows if len(rows) else [0]]
+            direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows]
         return jacobian_norm(equilibrium.problem, particles, direction=direction).mean()
 
     def batches(self):

@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+from ddeq_fast.bilevel import Bilevel
+
 # A process that neither answers nor dies ends the job after this time.
 TIMEOUT = timedelta(minutes=5)
 
@@ -47,6 +49,23 @@ class Processes:
         items = [None] * self.size
         distributed.all_gather_object(items, item)
         return items
+
+    def check(self, model: nn.Module) -> None:
+        """Raises ValueError, naming it, if a part of the model makes several processes train otherwise than one."""
+        if self.size == 1:
+            return
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                what = f"{name} is a {type(module).__name__}, which draws for each process's share of the batch alone"
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+                what = f"{name} is a {type(module).__name__}, which takes the share for the batch"
+            elif isinstance(backward := getattr(module, "backward", None), Bilevel) and backward.kernel is None:
+                what = "backward='bilevel' has a kernel as wide as the particles of the whole batch"
+            elif getattr(getattr(module, "solver", None), "stop_together", False):
+                what = f"the solver of {name} has stop_together, which takes the share for the batch"
+            else:
+                continue
+            raise ValueError(f"cannot be trained by {self.size} processes with the results of one: {what}")
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward averages gradients over the processes."""

@@ -7,8 +7,22 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ddeq_fast import Gaussian, Riesz, backends, field, potential, potential_and_field, squared_mmd
+from ddeq_fast import (
+    Gaussian,
+    Riesz,
+    backends,
+    field,
+    kde_entropy,
+    potential,
+    potential_and_field,
+    squared_mmd,
+    wasserstein_gradient,
+    witness,
+)
 from ddeq_fast.backends.ring import Ring, normalised
+from ddeq_fast.bilevel import Bilevel
+from ddeq_fast.cloud_flow import CloudFlow, Settings
+from ddeq_fast.solvers.anderson import Anderson
 
 KERNELS = (Riesz(1.0), 0.5 * Riesz(1.5) + Gaussian(0.7))
 
@@ -55,28 +69,81 @@ def sums_and_gradients(rank, count, kernel):
 
 
 def discrepancy(rank, count):
-    """MMD of clouds in shards, with its gradient."""
+    """MMD, witness and Wasserstein gradient of clouds in shards, weighted and masked, with gradients of a root."""
     i, j = (slice(*shards(count, n)[rank : rank + 2]) for n in (23, 31))
-    x, y = draw(2, 23, 3, seed=0), draw(2, 31, 3, seed=1) + 0.5
-    whole = x.clone().requires_grad_()
-    expected = squared_mmd(whole, y, backend="dense")
-    (gradient,) = torch.autograd.grad(expected.sum(), whole)
-    mine = x[:, i].clone().requires_grad_()
-    a, b = (normalised(torch.ones_like(cloud[..., 0])) for cloud in (x[:, i], y[:, j]))
-    z, w = torch.cat((mine, y[:, j]), 1), torch.cat((a, -b), 1)
-    part = (w * potential(z, z, w, backend="ring")).sum(-1)
-    (found,) = torch.autograd.grad(part.sum(), mine)
-    check((found,), (gradient,), i)
-    total = part.detach().clone()
-    dist.all_reduce(total)
-    torch.testing.assert_close(total, expected.detach(), rtol=1e-10, atol=1e-12)
+    x, y, z = draw(2, 23, 3, seed=0), draw(2, 31, 3, seed=1) + 0.5, draw(2, 4, 3, seed=2)
+    a, mask = draw(2, 23, seed=3).abs(), torch.arange(31).expand(2, -1) % 3 > 0
+    a[:, : shards(count, 23)[1]] = 0  # no mass in the first process
+
+    def derivatives(x, y, a, mask, backend):
+        x, y, a = (tensor.clone().requires_grad_() for tensor in (x, y, a))
+        options = {"x_weights": a, "y_mask": mask, "backend": backend}
+        value = squared_mmd(x, y, **options)
+        found = torch.autograd.grad(value.sqrt().sum(), (x, y, a))
+        (bent,) = torch.autograd.grad(squared_mmd(x, y, **options).sum(), x, create_graph=True)
+        second = torch.autograd.grad(bent.square().sum(), (x, y, a))
+        others = witness(z, x, y, **options), wasserstein_gradient(x, y, **options)
+        return [value.detach()[:, None], others[0].detach()], [others[1].detach()], found, second
+
+    whole = derivatives(x, y, a, mask, "dense")
+    found = derivatives(x[:, i], y[:, j], a[:, i], mask[:, j], "ring")
+    check(found[0], whole[0], slice(None))
+    check(found[1], whole[1], i)
+    for gradients, expected in zip(found[2:], whole[2:], strict=True):
+        check(gradients[::2], expected[::2], i)
+        check(gradients[1:2], expected[1:2], j)
+    flat = squared_mmd(x[0, i], y[0, j], backend="ring")
+    torch.testing.assert_close(flat, squared_mmd(x[0], y[0], backend="dense"))
+    shares = normalised(torch.ones(2, 40_000, dtype=torch.float16))
+    assert bool((shares > 0).all())
+    nothing = {"x_weights": torch.zeros_like(a[:, i]), "backend": "ring"}
+    raises(ValueError, "x_weights leaves no point in cloud 0, 1", lambda: squared_mmd(x[:, i], y[:, j], **nothing))
 
 
-def raises(error, start, call):
+def different_needs(rank, count):
+    """One process needs the gradient of its targets, the others those of sources or charges, or none at all."""
+    x, y, v = (draw(count, 5, *d, seed=i) for i, d in enumerate([(3,), (3,), ()]))
+    whole = [tensor.clone().requires_grad_() for tensor in (x, y, v)]
+    flat = [tensor.flatten(0, 1) for tensor in whole]
+    for call in (potential, field):
+        expected = torch.autograd.grad(call(*flat, backend="dense").square().sum(), whole, retain_graph=True)
+        mine = [tensor[rank].clone().requires_grad_(rank == k) for k, tensor in enumerate((x, y, v))]
+        call(*mine, backend="ring").square().sum().backward()
+        for k, tensor in enumerate(mine):
+            assert (tensor.grad is not None) == (rank == k)
+            if rank == k:
+                torch.testing.assert_close(tensor.grad, expected[k][rank])
+    mine = [tensor[rank].clone().requires_grad_(rank == 0) for tensor in (x, y)]
+    squared_mmd(*mine, backend="ring").backward()
+    value = squared_mmd(*flat[:2], backend="dense")
+    for tensor, gradient in zip(mine, torch.autograd.grad(value, whole[:2]), strict=True):
+        if rank == 0:
+            torch.testing.assert_close(tensor.grad, gradient[0])
+    with torch.set_grad_enabled(rank == 0):
+        message = "the processes make different calls: gradients are needed in some"
+        raises(ValueError, message, lambda: potential(*mine, backend="ring"))
+
+
+def refusals():
+    x = draw(4, 3, seed=0)
+    for user in (
+        lambda: kde_entropy(x, 1.0, backend="ring"),
+        lambda: Anderson(backend="ring"),
+        lambda: Bilevel(backend="ring"),
+        lambda: CloudFlow(x, Settings(3), backend="ring"),
+    ):
+        raises(ValueError, "", user, "backend must not be 'ring'")
+    near = draw(4, 3, seed=1).requires_grad_()
+    root = squared_mmd(near, x, backend="ring").sqrt()
+    start = "squared_mmd over shards has no second derivatives"
+    raises(ValueError, start, lambda: torch.autograd.grad(root, near, create_graph=True))
+
+
+def raises(error, start, call, part=""):
     try:
         call()
     except error as caught:
-        assert str(caught).startswith(start), caught
+        assert str(caught).startswith(start) and part in str(caught), caught
         return
     raise AssertionError(f"no error that starts with {start!r}")
 
@@ -114,6 +181,8 @@ def main(store, rank, count):
     for kernel in KERNELS:
         sums_and_gradients(rank, count, kernel)
     discrepancy(rank, count)
+    different_needs(rank, count)
+    refusals()
     third_derivatives()
     disagreement(rank)
     pair = dist.new_group([0, 1], timeout=timedelta(seconds=60))

@@ -1,5 +1,5 @@
-"""A process of a training job, as torchrun starts it: `job.py FOLDER TASK...` trains a small run of each task in
-FOLDER/TASK; for the task "die" the last process ends without a word in its third step."""
+"""A process of a training job, as torchrun starts it: `job.py FOLDER RUN...` trains small runs of `RUNS` in
+FOLDER/RUN; of the run "die" the last process ends without a word in its third step."""
 
 import os
 import sys
@@ -27,18 +27,41 @@ def dataset():
     return Dataset("arcs", 2, 2, arcs(25, 0), arcs(10, 1))
 
 
-def settings(task):
-    """Of a model in which all that is random is drawn for the whole batch."""
+RUNS = {
+    "classify": {},
+    "complete": {"task": "complete"},
+    "die": {},
+    "dropout": {"dropout": 0.4, "jacobian": 0.0, "cross_layers": 2, "weight_decay": 0.3, "flow_decay": 0.9},
+    "complete-dropout": {"task": "complete", "dropout": 0.4, "remove": "fraction", "entropy": 0.1, "chamfer": 0.5},
+    "even": {"task": "complete", "seeds": "even", "batching": "by-length", "flow_gradient": "witness"},
+    "ift": {"backward": "ift", "solver": "anderson", "tol": 1e-2, "dropout": 0.2, "clip": 0.05},
+    "auto": {"solver": "auto", "tol": 1e-3, "phantom_steps": 3, "schedule": "step", "step_epochs": 1, "max_points": 7},
+    "bfloat16": {"precision": "bfloat16", "tol": 1e-2, "dropout": 0.2},
+    "bilevel": {"backward": "bilevel"},
+    "layers": {},
+}
+
+
+def settings(run):
+    """Of a tiny model."""
     sizes = {"dim_z": 8, "particles": 3, "heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 8, "warmup": 3}
     solver = {"solver": "flow", "max_steps": 5, "tol": 1e-9}
-    return Config(task=task, device="cpu", epochs=2, growth=1.5, **sizes, **solver)
+    return Config(**{"device": "cpu", "epochs": 2, "growth": 1.5, **sizes, **solver, **RUNS[run]})
 
 
-def main(folder, *tasks):
+def with_layer(config, dataset):
+    """A model with a layer that draws for the share of one process alone."""
+    model = config.build(dataset.dim, dataset.classes)
+    model.head = torch.nn.Sequential(torch.nn.Dropout(0.5), model.head)
+    return model
+
+
+def main(folder, *runs):
     torch.set_num_threads(1)
-    for task in tasks:
-        trainer = Trainer(settings("classify" if task == "die" else task), Path(folder) / task, dataset())
-        if task == "die":
+    for run in runs:
+        build = with_layer if run == "layers" else None
+        trainer = Trainer(settings(run), Path(folder) / run, dataset(), build)
+        if run == "die":
             make_mortal(trainer)
         trainer.fit(progress=False)
 

@@ -16,7 +16,7 @@ from ddeq_fast.training import read_metrics
 JOB = Path(__file__).with_name("job.py")
 
 
-TASKS = ("classify", "complete")
+RUNS = ("classify", "complete", "dropout", "complete-dropout", "even", "ift", "auto")
 
 
 def launch(*words, processes=2):
@@ -35,27 +35,39 @@ def runs(tmp_path_factory):
         import job
     finally:
         sys.path.remove(str(JOB.parent))
-    job.main(one, *TASKS)
-    status, err = launch(two, *TASKS)
+    job.main(one, *RUNS, "bfloat16")
+    status, err = launch(two, *RUNS, "bfloat16")
     assert status == 0, err
     return one, two
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_processes_train_as_one_does(runs, task):
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_train_as_one_does(runs, run):
     """The last batch of an epoch has a single cloud, and so leaves one process without any. Gradients are compared as
     the optimizer remembers them: some are all rounding, which it scales up to steps like any others."""
-    one, two = (load_file(run / task / "last.safetensors") for run in runs)
+    one, two = (load_file(folder / run / "last.safetensors") for folder in runs)
     assert one.keys() == two.keys()
     names = [name for name in one if name.endswith(":exp_avg")]
     largest = max(one[name].abs().max() for name in names)
     assert names and all((one[name] - two[name]).abs().max() <= 1e-3 * largest for name in names)
-    logs = [read_metrics(run / task) for run in runs]
+    logs = [read_metrics(folder / run) for folder in runs]
     assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
     for ours, theirs in zip(*logs, strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - {"split", "seconds"}:
             assert theirs[key] == pytest.approx(ours[key], rel=1e-3, abs=1e-6), (key, ours["step"])
+
+
+def test_in_bfloat16_losses_agree_to_its_rounding(runs):
+    ours, theirs = ([entry["loss"] for entry in read_metrics(folder / "bfloat16")] for folder in runs)
+    assert theirs == pytest.approx(ours, rel=2e-2)
+
+
+@pytest.mark.parametrize(("run", "what"), [("bilevel", "backward='bilevel'"), ("layers", "head.0 is a Dropout")])
+def test_what_depends_on_the_share_is_refused(tmp_path, run, what):
+    status, err = launch(tmp_path, run)
+    assert status != 0 and "cannot be trained by 2 processes with the results of one" in err and what in err
+    assert not (tmp_path / run).exists()
 
 
 def test_a_process_that_dies_ends_the_job(tmp_path):
