@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from ddeq_fast import tree
+from ddeq_fast import transforms, tree
 from ddeq_fast.mmd import energy, normalised, signed_measure
+from ddeq_fast.precision import Autocast
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.validation import check_cloud, check_mask, check_weights
+from ddeq_fast.validation import check_cloud, check_finite, check_mask, check_weights
 
 
 class Pushforward:
@@ -19,14 +21,22 @@ class Pushforward:
 
     Args:
         func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have a method
-            prepare(context), see `prepared`.
+            prepare(context), see `prepared`, and a `network_dtype`, the precision that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they are only held, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding; None means equal.
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
+
+    Raises:
+        TypeError: func cannot be called.
     """
 
+    # Autocast in which F is evaluated; None for that of the caller, see `recorded`.
+    autocast: Autocast | None = None
+
     def __init__(self, func: Callable, context=None, weights: Tensor | None = None, frozen: Tensor | None = None):
+        if not callable(func):
+            raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
         self.separable = context is not None
 
@@ -42,7 +52,26 @@ class Pushforward:
 
     def select(self, index: Tensor) -> Pushforward:
         """The problem of some samples of the batch."""
-        return Pushforward(self.func, *tree.select((self.context, self.weights, self.frozen), index))
+        part = copy.copy(self)
+        part.context, part.weights, part.frozen = tree.select((self.context, self.weights, self.frozen), index)
+        return part
+
+    def recorded(self, z: Tensor) -> Pushforward:
+        """The same problem, whose F is evaluated under the autocast of this moment wherever that happens.
+
+        Itself if it was recorded before: what is in its context was computed under that autocast.
+        """
+        if self.autocast is not None:
+            return self
+        problem = copy.copy(self)
+        problem.autocast = Autocast(z.device.type)
+        return problem
+
+    def precision(self, z: Tensor) -> torch.dtype:
+        """The lowest precision in F(z): that of the particles, of autocast, or the network's own."""
+        state = self.autocast or Autocast(z.device.type)
+        given = (z.dtype, state.dtype, getattr(self.func, "network_dtype", None))
+        return max((dtype for dtype in given if dtype is not None), key=lambda dtype: torch.finfo(dtype).eps)
 
     def prepared(self) -> Pushforward:
         """The same problem for many evaluations and products with J^T, whose context F has prepared, if it can.
@@ -50,7 +79,7 @@ class Pushforward:
         Only F and its first derivative in Z are right then.
         """
         prepare = getattr(self.func, "prepare", None)
-        if prepare is None or not self.separable:
+        if prepare is None or not self.separable or transforms.active():
             return self
         problem = copy.copy(self)
         with torch.no_grad():
@@ -66,9 +95,17 @@ class Pushforward:
             moving &= ~self.frozen.reshape(moving.shape)
         return moving
 
+    def present(self, points: Tensor) -> Tensor:
+        """Points (B, n, d) with zeros at padding, which may lie anywhere, and where no number may come from."""
+        return points if self.weights is None else points.masked_fill((self.weights <= 0)[..., None], 0)
+
     def image(self, z: Tensor) -> Tensor:
-        """F(z)."""
-        return self.func(z, self.context, self.weights)
+        """F(z), in the dtype of z."""
+        with nullcontext() if self.autocast is None else self.autocast.entered():
+            y = self.func(z, self.context, self.weights)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"func must return a tensor, the image of z, got {type(y).__name__}")
+        return y.to(z.dtype)
 
     def held_image(self, z: Tensor) -> Tensor:
         """F(z), with frozen particles where they are."""
@@ -81,6 +118,9 @@ class Pushforward:
         The map may be applied once, after which its memory is free, or again and again if `reusable`.
         """
         problem = self.prepared() if reusable else self
+        if transforms.active():  # where requires_grad_ is refused
+            y, pull = torch.func.vjp(problem.image, z.detach())
+            return y, lambda g: pull(g)[0]
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             y = problem.image(z)
@@ -101,15 +141,24 @@ class Pushforward:
     def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
         nearly equal numbers that float32 does not resolve."""
-        z, y = z.double(), y.double()
+        z, y = self.present(z).double(), self.present_image(y).double()
         points, charges = signed_measure(z, y, *self.measures(z, y))
         return energy(points, charges, kernel, backend).clamp_min(0)
 
+    def present_image(self, y: Tensor) -> Tensor:
+        """The same of an image of the cloud."""
+        return self.present(y)
+
     def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
-        """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that its
-        precision allows, F's own rounding being of that size."""
+        """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that the
+        `precision` of F allows, its own rounding being of that size."""
         noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)).to(z)
-        return self.squared_mmd(z, z * (1 + torch.finfo(z.dtype).eps * noise), kernel, backend).sqrt()
+        eps = torch.finfo(self.precision(z)).eps
+        return self.squared_mmd(z, z * (1 + eps * noise), kernel, backend).sqrt()
+
+    def at_rounding(self, z: Tensor, residual: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
+        """Samples whose residual MMD(Z, F(Z)), absolute, is what rounding makes of it: no step lowers it; (B,)."""
+        return residual <= 2 * self.rounding(z, kernel, backend)
 
 
 def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
@@ -120,6 +169,7 @@ def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
         raise TypeError(f"scale must be a torch.Tensor, got {type(scale).__name__}")
     if scale.shape != start.shape[:1]:
         raise ValueError(f"scale must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
+    check_finite("scale", scale)
     if not bool((scale > 0).all()):
         raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):g}")
     return scale.to(start.device, torch.float64)
@@ -149,12 +199,12 @@ class FixedTarget(Pushforward):
     def _constant(z, context, weights):
         return context[0]
 
-    def select(self, index):
-        (target, target_weights), weights, frozen = tree.select((self.context, self.weights, self.frozen), index)
-        return FixedTarget(target, target_weights, weights, frozen)
-
     def image(self, z):
         return self.context[0]
+
+    def present_image(self, y):
+        weights = self.context[1]
+        return y if weights is None else y.masked_fill((weights <= 0)[..., None], 0)
 
     def measures(self, z, y):
         b = self.context[1]
