@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
+from ddeq_fast.differentiation import wanted_twice
 from ddeq_fast.networks.layers import FeedForward
 
 # On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
@@ -106,20 +107,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
     `bias` (B, 1, 1, m) or None. Returns (B, heads, n, c).
     """
-    if not on_cpu(q):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    if not torch.is_grad_enabled():
-        sums = _sums(q, k.mT, _weighted(v, bias))
-        if sums is not None:
-            return _mean(sums)
     entries = q.shape[1] * q.shape[2] * k.shape[2]
-    if entries > MATRIX_ENTRIES:
+    # The fused kernels have neither second derivatives nor forward ones.
+    plain = not torch.compiler.is_compiling() and (wanted_twice() or _has_tangent(q, k, v))
+    if not plain:
+        if not on_cpu(q):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if not torch.is_grad_enabled():
+            sums = _sums(q, k.mT, _weighted(v, bias))
+            if sums is not None:
+                return _mean(sums)
+    if entries > MATRIX_ENTRIES and not plain:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     size = _chunk(q.shape[0], entries)
     q = q * _scale(q)
     biases = [None] * q.shape[0] if bias is None else (bias * LOG2_E).split(size)
     parts = zip(q.split(size), k.split(size), v.split(size), biases, strict=False)
     return torch.cat([_attend(*part) for part in parts])
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Whether one of them is moved in forward mode."""
+    return any(unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def on_cpu(q: Tensor) -> bool:
@@ -189,7 +198,7 @@ def _sums(q: Tensor, keys: Tensor, rows: Tensor, factors: Tensor | None = None) 
     exponentials leaving the range of numbers, where matrices of entries are too large, and in forward mode.
     """
     (*shape, n, _), m = q.shape, keys.shape[-1]
-    if n * m > MATRIX_ENTRIES or any(unpack_dual(t).tangent is not None for t in (q, keys, rows)):
+    if n * m > MATRIX_ENTRIES or _has_tangent(q, keys, rows):
         return None
     q, keys, rows = (q * _scale(q)).flatten(0, 1), keys.flatten(0, 1), rows.flatten(0, 1)
     size = _chunk(len(q), n * m)

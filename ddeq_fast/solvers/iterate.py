@@ -61,18 +61,18 @@ def warn_if_unconverged(solver, problem: Pushforward, solution: Solution) -> Non
 
     It counts those down at the rounding of their precision too, which no more steps would help.
     """
-    info, rest = solution.info, ""
+    info, z, rest = solution.info, solution.particles, ""
     if not solver.tol > 0 or _QUIET.get() or bool(info.converged.all()):
         return
-    kernel = getattr(solver, "rounding_kernel", None)
-    if kernel is not None and not isinstance(problem, FixedTarget):
-        residual = info.residual * info.scale
-        stuck = problem.at_rounding(solution.particles, residual, kernel, solver.backend) & ~info.converged
+    kernel, lowest = getattr(solver, "rounding_kernel", None), problem.precision(z)
+    if lowest != z.dtype:
+        rest = f"; F is evaluated in {lowest}, whose rounding bounds how far they fall"
+    elif kernel is not None and not isinstance(problem, FixedTarget):
+        stuck = problem.at_rounding(z, info.residual * info.scale, kernel, solver.backend) & ~info.converged
         if bool(stuck.any()):
-            dtype = str(problem.precision(solution.particles)).removeprefix("torch.")
             rest = (
-                f"; {int(stuck.sum())} of them are down at the rounding of {dtype}, where more steps do not help: "
-                "float64, model.double() and its inputs, goes on, or a larger tol accepts them"
+                f"; {int(stuck.sum())} of them are down at the rounding of {z.dtype}, where more steps do not help: "
+                "float64 goes on, by model.double() and inputs to match, or a larger tol accepts them"
             )
     warn_of(type(solver).__name__, info.residual, info.converged, solver.tol, rest, stacklevel=4)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import transforms, tree
+from ddeq_fast.differentiation import twice_differentiable
 from ddeq_fast.mmd import energy, normalised, signed_measure
 from ddeq_fast.precision import Autocast
 from ddeq_fast.radial import RadialKernel
@@ -133,6 +134,31 @@ class Pushforward:
 
         return y.detach(), vjp
 
+    def jacobian(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """F(z) and the maps v -> J v and g -> J^T g, both for use again and again; F is differentiated twice.
+
+        J v is the derivative of J^T u in u: forward mode, whose levels are the whole process's, is not for threads.
+        """
+        context = tree.apply(torch.Tensor.detach, self.context)  # no gradient is wanted of it
+        with torch.enable_grad(), twice_differentiable():
+            try:
+                z = z.detach().requires_grad_()
+            except RuntimeError as error:
+                raise RuntimeError("products with J do not run under the transforms of torch.func") from error
+            problem = copy.copy(self)
+            problem.context = context
+            y = problem.image(z)
+            u = torch.zeros_like(y).requires_grad_()
+            g = torch.autograd.grad(y, z, u, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
+
+        def product(output, given, vector):
+            if output is None or not output.requires_grad:
+                return torch.zeros_like(given)
+            (found,) = torch.autograd.grad(output, given, vector, retain_graph=True, allow_unused=True)
+            return torch.zeros_like(given) if found is None else found
+
+        return y.detach(), lambda v: product(g, u, v), lambda w: product(y, z, w)
+
     def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of mass one of the cloud and of its image, (B, n) each."""
         weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights
@@ -150,11 +176,10 @@ class Pushforward:
         return self.present(y)
 
     def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
-        """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that the
-        `precision` of F allows, its own rounding being of that size."""
+        """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that its
+        precision allows, F's own rounding being of that size."""
         noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)).to(z)
-        eps = torch.finfo(self.precision(z)).eps
-        return self.squared_mmd(z, z * (1 + eps * noise), kernel, backend).sqrt()
+        return self.squared_mmd(z, z * (1 + torch.finfo(z.dtype).eps * noise), kernel, backend).sqrt()
 
     def at_rounding(self, z: Tensor, residual: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """Samples whose residual MMD(Z, F(Z)), absolute, is what rounding makes of it: no step lowers it; (B,)."""
