@@ -26,7 +26,7 @@ from ddeq_fast import precision, transforms
 from ddeq_fast.solvers.anderson import empty_history, mix
 from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.validation import check_choice, check_integer, check_number, check_share
+from ddeq_fast.validation import check_choice, check_cloud, check_integer, check_number, check_share
 
 
 @dataclass
@@ -256,8 +256,15 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     models by Jacobian regularization). Hutchinson's estimate with one normal direction for each sample, given or drawn
     from torch's global generator, by a finite difference of length `step` per coordinate: the attention kernels have no
     second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
+
+    Raises:
+        TypeError, ValueError: a bad step, or a direction that is no cloud like z.
     """
     check_number("step", step)
+    if direction is not None:
+        check_cloud("direction", direction, like=("z", z))
+        if direction.shape != z.shape:
+            raise ValueError(f"direction must have shape {tuple(z.shape)}, got {tuple(direction.shape)}")
     z = z.detach()
     moving = problem.moving(z)
     direction = (torch.randn_like(z) if direction is None else direction) * moving

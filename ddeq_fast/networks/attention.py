@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ddeq_fast.differentiation import wanted_twice
 from ddeq_fast.networks.layers import FeedForward
+from ddeq_fast.validation import values_readable
 
 # On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
@@ -273,12 +274,18 @@ def zeroed(x: Tensor, present: Tensor | None) -> Tensor:
     return x if present is None else torch.where(present, x, 0)
 
 
+def without_padding(x: Tensor, weights: Tensor) -> Tensor:
+    """x (B, n, dim) with zeros where its weights (B, n) are zero: a far value there overflows, and a weight of zero does
+    not undo that."""
+    return x.masked_fill((weights <= 0)[..., None], 0)
+
+
 def attention_bias(weights: Tensor) -> Tensor | None:
     """log w, (B, 1, 1, m): a point of weight w counts as w points, one of weight zero not at all.
 
     None where all weights are one, which is the faster path of the attention kernels.
     """
-    if torch.compiler.is_compiling() or bool((weights != 1).any()):
+    if not values_readable(weights) or bool((weights != 1).any()):
         return log_weights(weights)
     return None
 

@@ -8,7 +8,7 @@ from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.auto import Auto
 from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, register
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, quiet, warn_if_unconverged
+from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, quiet, refuse_transforms, warn_if_unconverged
 from ddeq_fast.solvers.optimizers import SGD, Adam
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward, check_scale
 
@@ -52,6 +52,8 @@ def solve(
         raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    if isinstance(start, Tensor):
+        refuse_transforms(start)
     problem.check(start)
     given = {"scale": check_scale(scale, start), "callback": callback}
     solution = solver.solve(problem, start, **{name: value for name, value in given.items() if value is not None})
@@ -75,6 +77,8 @@ __all__ = [
     "Callback",
     "ConvergenceWarning",
     "quiet",
+    "check_scale",
+    "refuse_transforms",
     "make",
     "names",
     "register",

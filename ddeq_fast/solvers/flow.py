@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends
+from ddeq_fast import backends, transforms
+from ddeq_fast.library import encode, evaluate_op
 from ddeq_fast.mmd import signed_measure
 from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import Mixture, RadialKernel
@@ -167,11 +168,13 @@ class MMDFlow(IterativeSolver):
         targets = sources
         if beta > 0:
             targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
-        name = backends.resolve(self.backend, targets, sources, kernel)
         n = z.shape[1]
-        f = backends.get(name).evaluate(
-            targets if vjp is not None else targets[:, :n].contiguous(), sources, charges, kernel, False, True
-        )[1]
+        targets = targets if vjp is not None else targets[:, :n].contiguous()
+        if transforms.active():
+            f = evaluate_op(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
+        else:  # the operator takes as long as a small sum
+            name = backends.resolve(self.backend, targets, sources, kernel)
+            f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:

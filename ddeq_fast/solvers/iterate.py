@@ -116,13 +116,13 @@ def iterate(
     Raises:
         RuntimeError: under `torch.vmap`, or in forward mode, whose derivatives no solve passes on.
     """
-    _refuse_transforms(start, *tree.leaves((problem.context, problem.weights)))
+    refuse_transforms(start, *tree.leaves((problem.context, problem.weights)))
     problem = problem.recorded(start)
     with precision.disabled(start.device.type):  # that of F is the problem's own affair
         return _Run(solver, problem, start, scale, callback, max_steps).run()
 
 
-def _refuse_transforms(*tensors: Tensor) -> None:
+def refuse_transforms(*tensors: Tensor) -> None:
     """Raise RuntimeError if one of them is mapped, or has a tangent, of which the solution would know nothing."""
     if not transforms.active():
         return
@@ -193,7 +193,7 @@ class _Run:
                 return self.replay(z, state)
         y, vjp = self.problem.linearise(z) if solver.needs_vjp and not last else (self.problem.image(z), None)
         if step == 0:
-            _refuse_transforms(y)
+            refuse_transforms(y)
             state = solver.init(self.problem, z, y)
         return (y, None, state, None) if last else (y, *solver.step(self.problem, z, y, vjp, state, step))
 

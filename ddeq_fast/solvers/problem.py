@@ -46,10 +46,16 @@ class Pushforward:
         if isinstance(z, Tensor) and z.dim() != 3:
             raise ValueError(f"z0 must have shape (B, n, d), got {tuple(z.shape)}")
         check_cloud("z0", z)
+        self._check_context(z)
         if self.weights is not None:
             check_weights("z", self.weights, None, z)
         if self.frozen is not None:
             self.frozen = check_mask("frozen", self.frozen, z)
+
+    def _check_context(self, z):
+        for tensor in tree.leaves(self.context):
+            if not tensor.dim() or len(tensor) != len(z):
+                raise ValueError(f"context must hold tensors of {len(z)} clouds, as z0 does, got {tuple(tensor.shape)}")
 
     def select(self, index: Tensor) -> Pushforward:
         """The problem of some samples of the batch."""
@@ -186,17 +192,17 @@ class Pushforward:
         return residual <= 2 * self.rounding(z, kernel, backend)
 
 
-def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
+def check_scale(scale: Tensor | None, start: Tensor, name: str = "scale") -> Tensor | None:
     """`scale` as positive float64 numbers (B,), one for each cloud of `start`; None stays None."""
     if scale is None:
         return None
     if not isinstance(scale, Tensor):
-        raise TypeError(f"scale must be a torch.Tensor, got {type(scale).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(scale).__name__}")
     if scale.shape != start.shape[:1]:
-        raise ValueError(f"scale must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
-    check_finite("scale", scale)
+        raise ValueError(f"{name} must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
+    check_finite(name, scale)
     if not bool((scale > 0).all()):
-        raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):g}")
+        raise ValueError(f"{name} must be positive, got a minimum of {float(scale.min()):g}")
     return scale.to(start.device, torch.float64)
 
 
@@ -213,8 +219,7 @@ class FixedTarget(Pushforward):
         check_cloud("target", target)
         super().__init__(self._constant, (target, target_weights), weights, frozen)
 
-    def check(self, z):
-        super().check(z)
+    def _check_context(self, z):
         target, weights = self.context
         check_cloud("target", target, like=("z0", z))
         if weights is not None:
