@@ -85,7 +85,8 @@ class _Hessian:
 
     def __init__(self, options: Bilevel, problem: Pushforward, z: Tensor, info: BackwardInfo):
         self.problem, self.z, self.info, self.backend = problem, z, info, options.backend
-        y, self.push, self.pull_back = problem.jacobian(z)
+        y, *products = problem.jacobian(z)
+        self.push, self.pull_back = (problem.product(product, z) for product in products)
         wide = torch.promote_types(z.dtype, torch.float32)
         points, real = problem.present(z).to(wide), problem.present(torch.ones_like(z[..., :1]))
         charged = points, problem.present(y).to(wide)
@@ -108,15 +109,14 @@ class _Hessian:
     def pull(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """A (v, J v), split into the parts of z and of F(z)."""
         self.info.evaluations += 1
-        pushed = self.push(v.to(self.z.dtype)).to(v.dtype)
-        motion = torch.cat((v, pushed), 1)
+        motion = torch.cat((v, self.push(v)), 1)
         nothing = torch.zeros_like(self.points)
         rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
         return (self.charges[..., None] * tangent_op(*rest)[1]).split(v.shape[1], 1)
 
     def __call__(self, v: Tensor) -> Tensor:
         on_z, on_image = self.pull(v)
-        return self.held(on_z + self.pull_back(on_image.to(self.z.dtype)).to(v.dtype)) + self.damping * v
+        return self.held(on_z + self.pull_back(on_image)) + self.damping * v
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx, gradient):
         if gradient is None:  # an undefined one, which stands for zero
             return None, None, None
-        if transforms.mapped(gradient):
+        if transforms.mapped(gradient) or torch._C._functorch.is_legacy_batchedtensor(gradient):
             raise RuntimeError(
                 'backward "ift" or "bilevel" solves for one gradient at a time: no torch.vmap, jacrev or '
                 "is_grads_batched=True over it, but torch.autograd.grad for each"
@@ -162,13 +162,11 @@ class ImplicitFunction(Backward):
         def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
             _, vjp = problem.linearise(z, reusable=True)
+            vjp = problem.product(torch.zeros_like if vjp is None else vjp, z)
 
             def transpose(g: Tensor) -> Tensor:
                 info.evaluations += 1
-                if vjp is None:
-                    return torch.zeros_like(g)
-                held = g if problem.frozen is None else g.masked_fill(problem.frozen[..., None], 0)
-                return vjp(held.to(z.dtype)).to(g.dtype)
+                return vjp(g if problem.frozen is None else g.masked_fill(problem.frozen[..., None], 0))
 
             g, info.residual = _METHODS[self.method](transpose, g0, self)
             warn_of("backward", info.residual, info.residual <= self.tol, self.tol)

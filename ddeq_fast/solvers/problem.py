@@ -165,6 +165,19 @@ class Pushforward:
 
         return y.detach(), lambda v: product(g, u, v), lambda w: product(y, z, w)
 
+    def product(self, product: Callable[[Tensor], Tensor], z: Tensor) -> Callable[[Tensor], Tensor]:
+        """A product with J or J^T at z, of tensors in any precision: in a half one it is kept in range, being linear."""
+
+        def widened(v):
+            return product(v.to(z.dtype)).to(v.dtype)
+
+        def scaled(v):
+            largest = v.abs().amax((1, 2), keepdim=True)
+            size = torch.where(largest > 0, largest.log2().floor().exp2(), 1)  # a power of 2, which costs no digits
+            return widened(v / size) * size
+
+        return widened if self.precision(z).itemsize >= 4 else scaled
+
     def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of mass one of the cloud and of its image, (B, n) each."""
         weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights
