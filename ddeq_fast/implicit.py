@@ -256,9 +256,12 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
 
     Raises:
-        TypeError, ValueError: a bad step, or a direction that is no cloud like z.
+        TypeError, ValueError: a bad step, or z or direction that is no cloud of the problem's.
     """
     check_number("step", step)
+    if not isinstance(problem, Pushforward):
+        raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
+    problem.check(z)
     if direction is not None:
         check_cloud("direction", direction, like=("z", z))
         if direction.shape != z.shape:

@@ -60,7 +60,7 @@ class DDEQ(nn.Module):
         self.solver = solvers.make(solver)
         self.backward = backwards.make(backward)
         start = None
-        check_integer("seed", seed, low=0)
+        check_integer("seed", seed, low=0, high=2**63 - 1)
         if num_particles is not None:
             generator = torch.Generator().manual_seed(seed)
             shape = check_integer("num_particles", num_particles), transport.dim_z
@@ -274,6 +274,9 @@ class Completer(nn.Module):
         seeds = self.sow(x, weights, noise) if seeds is None else _check_clouds("seeds", seeds)
         check_cloud("seeds", seeds.points, like=("x", x))
         new = check_weights("seeds", seeds.weights, None, seeds.points)
+        dtype = next(self.lift.parameters()).dtype
+        if x.dtype != dtype:
+            raise TypeError(f"x has dtype {x.dtype} but the network has {dtype}")
         seeds = PointClouds(torch.where(new[..., None] > 0, seeds.points, 0), new)
         kept = packed(x, check_weights("x", weights, None, x))
         held, z0 = (self._lifted(*cloud) for cloud in (kept, seeds))

@@ -33,12 +33,14 @@ def check_share(name: str, value) -> float:
     return number
 
 
-def check_integer(name: str, value, *, low: int = 1) -> int:
-    """`value` as an int of at least `low`."""
+def check_integer(name: str, value, *, low: int = 1, high: int | None = None) -> int:
+    """`value` as an int of at least `low`, and at most `high`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
     return value
 
 

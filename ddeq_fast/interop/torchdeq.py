@@ -61,6 +61,8 @@ def solve(
     if not isinstance(x0, Tensor) or x0.dim() != 3:
         got = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"z_init must be one tensor of clouds (B, n, d), not several packed into one; got {got}")
+    if not isinstance(indexing, (Sequence, type(None))):
+        raise TypeError(f"indexing must be a list of steps, got {type(indexing).__name__}")
     indexing = [check_integer("indexing", int(step), low=0) for step in indexing or ()]
     solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)

@@ -11,8 +11,8 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
 from ddeq_fast.differentiation import wanted_twice
-from ddeq_fast.networks.layers import FeedForward
-from ddeq_fast.validation import values_readable
+from ddeq_fast.networks.layers import FeedForward, check_widths
+from ddeq_fast.validation import check_integer, values_readable
 
 # On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
@@ -49,6 +49,7 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
         super().__init__()
+        check_widths(dim=dim, heads=heads, dim_hidden=dim_hidden)
         if dim % heads:
             raise ValueError(f"heads must divide the width {dim}, got {heads}")
         self.heads = heads
@@ -249,7 +250,8 @@ class AttentionEncoder(nn.ModuleList):
     """A stack of attention layers: self-attention without memories, cross-attention with one a layer."""
 
     def __init__(self, layers: int, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
-        super().__init__(AttentionLayer(dim, heads, dim_hidden, dropout) for _ in range(layers))
+        count = check_integer("layers", layers, low=0)
+        super().__init__(AttentionLayer(dim, heads, dim_hidden, dropout) for _ in range(count))
 
     def memories(self, x: Tensor) -> list[Memory]:
         """Keys and values of x (B, m, dim) for every layer."""

@@ -16,7 +16,7 @@ class AffineCoupling(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.half = dim // 2
+        self.half = check_integer("dim", dim, low=2) // 2
         self.scale, self.shift = (PointwiseMLP(self.half, self.half, dim - self.half) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,5 +68,7 @@ class Lift(nn.Module):
 
     @staticmethod
     def _check(name, points, dim):
-        if points.shape[-1] != dim:
-            raise ValueError(f"{name} must have points in dimension {dim}, got {points.shape[-1]}")
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+        if points.shape[-1:] != (dim,):
+            raise ValueError(f"{name} must have points in dimension {dim}, got shape {tuple(points.shape)}")

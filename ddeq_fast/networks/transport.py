@@ -130,11 +130,7 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
-        parameter = self.bilinear.bias
-        if x.dtype != parameter.dtype:
-            raise TypeError(f"x has dtype {x.dtype} but the network has {parameter.dtype}")
-        if x.device != parameter.device:
-            raise ValueError(f"x is on {x.device} but the network is on {parameter.device}")
+        self.check_match("x", x)
         padded, weights = weights is not None, check_weights("x", weights, None, x)
         if padded:
             x = without_padding(x, weights)
@@ -154,6 +150,20 @@ class TransportMap(nn.Module):
             }
             memories = tuple(self.cross_encoder.memories(encoded))
             return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
+
+    def check_particles(self, z: Tensor) -> None:
+        """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
+        if z.shape[-1] != self.dim_z:
+            raise ValueError(f"z0 must have points in dimension {self.dim_z}, got {z.shape[-1]}")
+        self.check_match("z0", z)
+
+    def check_match(self, name: str, points: Tensor) -> None:
+        """Raise TypeError or ValueError, naming the points, if their dtype or device is not the network's."""
+        parameter = self.bilinear.bias
+        if points.dtype != parameter.dtype:
+            raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
+        if points.device != parameter.device:
+            raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
 
     def _precision(self, like: Tensor):
         """The context in which layers are evaluated."""
@@ -179,11 +189,7 @@ class TransportMap(nn.Module):
         if isinstance(z, Tensor) and (z.dim() != 3 or z.shape[::2] != shape):
             raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
         check_cloud("held", z)
-        parameter = self.bilinear.bias
-        if z.dtype != parameter.dtype:
-            raise TypeError(f"held has dtype {z.dtype} but the network has {parameter.dtype}")
-        if z.device != parameter.device:
-            raise ValueError(f"held is on {z.device} but the network is on {parameter.device}")
+        self.check_match("held", z)
         check_weights("held", weights, None, z, part=True)
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)

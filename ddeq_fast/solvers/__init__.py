@@ -8,7 +8,15 @@ from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.auto import Auto
 from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, register
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, quiet, refuse_transforms, warn_if_unconverged
+from ddeq_fast.solvers.iterate import (
+    Callback,
+    ConvergenceWarning,
+    Solution,
+    SolveInfo,
+    quiet,
+    refuse_transforms,
+    warn_if_unconverged,
+)
 from ddeq_fast.solvers.optimizers import SGD, Adam
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward, check_scale
 

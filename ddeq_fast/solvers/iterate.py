@@ -77,9 +77,7 @@ def warn_if_unconverged(solver, problem: Pushforward, solution: Solution) -> Non
     warn_of(type(solver).__name__, info.residual, info.converged, solver.tol, rest, stacklevel=4)
 
 
-def warn_of(
-    name: str, residual: Tensor, converged: Tensor, tol: float, rest: str = "", stacklevel: int = 3
-) -> None:
+def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, rest: str = "", stacklevel: int = 3) -> None:
     """Issue a `ConvergenceWarning` if some samples have not converged; its text ends with `rest`."""
     missed = ~converged
     if not _QUIET.get() and bool(missed.any()):
@@ -194,6 +192,7 @@ class _Run:
         y, vjp = self.problem.linearise(z) if solver.needs_vjp and not last else (self.problem.image(z), None)
         if step == 0:
             refuse_transforms(y)
+            self.problem.check_image(z, y)
             state = solver.init(self.problem, z, y)
         return (y, None, state, None) if last else (y, *solver.step(self.problem, z, y, vjp, state, step))
 

@@ -14,15 +14,16 @@ from ddeq_fast.differentiation import twice_differentiable
 from ddeq_fast.mmd import energy, normalised, signed_measure
 from ddeq_fast.precision import Autocast
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.validation import check_cloud, check_finite, check_mask, check_weights
+from ddeq_fast.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
 
 
 class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
 
     Args:
-        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have a method
-            prepare(context), see `prepared`, and a `network_dtype`, the precision that it computes in.
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have the methods
+            prepare(context), see `prepared`, and check_particles(z), which raises if z is none of its clouds, and a
+            `network_dtype`, the precision that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they are only held, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding; None means equal.
@@ -46,6 +47,8 @@ class Pushforward:
         if isinstance(z, Tensor) and z.dim() != 3:
             raise ValueError(f"z0 must have shape (B, n, d), got {tuple(z.shape)}")
         check_cloud("z0", z)
+        if hasattr(self.func, "check_particles"):
+            self.func.check_particles(z)
         self._check_context(z)
         if self.weights is not None:
             check_weights("z", self.weights, None, z)
@@ -56,6 +59,13 @@ class Pushforward:
         for tensor in tree.leaves(self.context):
             if not tensor.dim() or len(tensor) != len(z):
                 raise ValueError(f"context must hold tensors of {len(z)} clouds, as z0 does, got {tuple(tensor.shape)}")
+
+    def check_image(self, z: Tensor, y: Tensor) -> None:
+        """Raise ValueError if `y` cannot be the image of `z`."""
+        if y.shape != z.shape:
+            raise ValueError(
+                f"func must map clouds (B, n, d) to as many points, {tuple(z.shape)}, got {tuple(y.shape)}"
+            )
 
     def select(self, index: Tensor) -> Pushforward:
         """The problem of some samples of the batch."""
@@ -211,6 +221,8 @@ def check_scale(scale: Tensor | None, start: Tensor, name: str = "scale") -> Ten
         return None
     if not isinstance(scale, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(scale).__name__}")
+    if scale.dtype not in FLOATS:
+        raise TypeError(f"{name} must have a floating-point dtype, got {scale.dtype}")
     if scale.shape != start.shape[:1]:
         raise ValueError(f"{name} must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
     check_finite(name, scale)
@@ -241,6 +253,9 @@ class FixedTarget(Pushforward):
     @staticmethod
     def _constant(z, context, weights):
         return context[0]
+
+    def check_image(self, z, y):
+        pass  # it need not have as many points
 
     def image(self, z):
         return self.context[0]

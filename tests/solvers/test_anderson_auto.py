@@ -7,7 +7,7 @@ import torch
 from problems import Recorder, affine, affine_context, affine_solution, close, fails, half_turn, small_transport
 
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, solve
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, FixedTarget, MMDFlow, Pushforward, solve
 from ddeq_fast.solvers.anderson import empty_history, mix
 
 
@@ -147,9 +147,8 @@ def test_bad_options_of_anderson(options, error, message):
 
 
 def test_anderson_needs_an_image_of_the_same_shape(cloud):
-    problem = Pushforward(lambda z, context, weights: torch.cat((z, z), 1), ())
     with fails(ValueError, "Anderson needs an image of shape (2, 3, 2), got (2, 6, 2)"):
-        solve(problem, cloud(2, 3, 2), "anderson")
+        solve(FixedTarget(cloud(2, 6, 2)), cloud(2, 3, 2), "anderson")
 
 
 TRANSPORT = small_transport()
