@@ -93,7 +93,7 @@ class _Implicit(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated in what it was made of: F's derivatives at the solution hold it fixed."""
+    """A gradient that cannot be differentiated once more: those of F at the solution take it for fixed."""
 
     @staticmethod
     def forward(solved, *_):

@@ -115,7 +115,9 @@ class DDEQ(nn.Module):
             problem = Pushforward(self.transport, context, z_weights, frozen)
         else:
             context = self.transport.hold(context, *_check_clouds("held", held))
-            problem = _Beside(context.held.weights.sum(1), self.transport, context, z_weights, frozen)
+            mass = context.held.weights
+            mass = mass.sum(1, dtype=torch.promote_types(mass.dtype, torch.float32))
+            problem = _Beside(mass, self.transport, context, z_weights, frozen)
         problem = problem.recorded(x)  # the context was made under this autocast
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
@@ -150,9 +152,10 @@ class _Beside(Pushforward):
         return part
 
     def measures(self, z, y):
-        weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights.to(z.dtype)
-        total = weights.sum(1, keepdim=True) + self.mass[:, None].to(z.dtype)
-        return (weights / total,) * 2
+        wide = torch.promote_types(z.dtype, torch.float32)  # half precision counts no further than 2,048
+        weights = z.new_ones(z.shape[:2], dtype=wide) if self.weights is None else self.weights.to(wide)
+        total = weights.sum(1, keepdim=True) + self.mass[:, None].to(wide)
+        return ((weights / total).to(z.dtype),) * 2
 
 
 class Classification(NamedTuple):

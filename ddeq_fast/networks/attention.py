@@ -277,8 +277,8 @@ def zeroed(x: Tensor, present: Tensor | None) -> Tensor:
 
 
 def without_padding(x: Tensor, weights: Tensor) -> Tensor:
-    """x (B, n, dim) with zeros where its weights (B, n) are zero: a far value there overflows, and a weight of zero does
-    not undo that."""
+    """x (B, n, dim) with zeros where its weights (B, n) are zero: a far value there overflows, which a weight of zero
+    does not undo."""
     return x.masked_fill((weights <= 0)[..., None], 0)
 
 

@@ -39,6 +39,8 @@ class Pushforward:
     def __init__(self, func: Callable, context=None, weights: Tensor | None = None, frozen: Tensor | None = None):
         if not callable(func):
             raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
+        if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
+            frozen = frozen.squeeze(-1)
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
         self.separable = context is not None
 
@@ -176,7 +178,7 @@ class Pushforward:
         return y.detach(), lambda v: product(g, u, v), lambda w: product(y, z, w)
 
     def product(self, product: Callable[[Tensor], Tensor], z: Tensor) -> Callable[[Tensor], Tensor]:
-        """A product with J or J^T at z, of tensors in any precision: in a half one it is kept in range, being linear."""
+        """A product with J or J^T at z, of tensors in any precision; in a half one it is kept in range."""
 
         def widened(v):
             return product(v.to(z.dtype)).to(v.dtype)

@@ -289,8 +289,10 @@ def _mean(parts: list[tuple[int, dict]]) -> dict:
 
 
 def convergence_in_metrics():
-    """A context without warnings of samples above the tolerance, in this thread alone: metrics count them, and a warning
-    a step would hide the rest."""
+    """A context without warnings of samples above the tolerance, in this thread alone.
+
+    Metrics count them, and a warning a step would hide the rest.
+    """
     return quiet()
 
 
