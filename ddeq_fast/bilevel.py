@@ -67,8 +67,6 @@ class Bilevel(Backward):
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
         image, info = problem.held_image(z), BackwardInfo()
-        if not image.requires_grad:
-            return image, info
 
         def solve(gradient: Tensor) -> Tensor:
             hessian = _Hessian(self, problem, z, info)

@@ -58,7 +58,7 @@ def implicit(image: Tensor, value: Tensor, solve: Callable[[Tensor], Tensor]) ->
     """
     if unpack_dual(image).tangent is not None:
         raise RuntimeError('backward "ift" or "bilevel" has no forward-mode derivatives: take those of reverse mode')
-    return _Implicit.apply(image, value, solve)
+    return _Implicit.apply(image, value, solve) if image.requires_grad else value
 
 
 class _Implicit(torch.autograd.Function):
@@ -156,8 +156,6 @@ class ImplicitFunction(Backward):
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
         image, info = problem.held_image(z), BackwardInfo()
-        if not image.requires_grad:
-            return image, info
 
         def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
