@@ -1,4 +1,4 @@
-"""Which derivatives go through a DDEQ layer: right ones, or an error that names what to take instead; autocast; threads."""
+"""Derivatives through a DDEQ layer: right, or an error that names what to take instead; autocast; threads."""
 
 import threading
 
@@ -102,7 +102,7 @@ def test_func_vjp_and_grad_are_right_or_refused(x, probe, name, solver):
     (found,) = torch.func.vjp(value, x)[1](torch.ones((), dtype=x.dtype))
     assert close(found, expected, 1e-6)
     if name == "bilevel":
-        with pytest.raises(RuntimeError, match="do not run under the transforms of torch.func"):
+        with pytest.raises(RuntimeError, match=r"do not run under the transforms of torch\.func"):
             torch.func.grad(value)(x)
     else:
         assert close(torch.func.grad(value)(x), expected, 1e-6)
@@ -148,7 +148,7 @@ def test_forward_mode_is_refused(x, name, grad):
 
 def test_vmap_is_refused(x):
     model = layer(Phantom())
-    with pytest.raises(RuntimeError, match="a solve cannot run under torch.vmap"):
+    with pytest.raises(RuntimeError, match=r"a solve cannot run under torch\.vmap"):
         torch.vmap(lambda x: model(x).particles)(x[None])
 
 

@@ -172,7 +172,12 @@ class Pushforward:
         def product(output, given, vector):
             if output is None or not output.requires_grad:
                 return torch.zeros_like(given)
-            (found,) = torch.autograd.grad(output, given, vector, retain_graph=True, allow_unused=True)
+            try:
+                (found,) = torch.autograd.grad(output, given, vector, retain_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"func must be twice differentiable, and {error}: for attention, take networks.attention.attend"
+                ) from error
             return torch.zeros_like(given) if found is None else found
 
         return y.detach(), lambda v: product(g, u, v), lambda w: product(y, z, w)
