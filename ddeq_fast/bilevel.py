@@ -59,7 +59,7 @@ class Bilevel(Backward):
             at_zero = kernel.dphi(torch.tensor([1e-24], dtype=torch.float64))
             if any(isinstance(term, Riesz) for _, term in kernel.terms()) or float(at_zero.abs()) > 1e12:
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
-        self.kernel, self.backend = kernel, backends.check(backend)
+        self.kernel, self.backend = kernel, backends.check_whole(backend, "a gradient is that of whole clouds")
         self.max_steps = check_integer("max_steps", max_steps)
         self.tol = check_number("tol", tol)
         self.damping = check_number("damping", damping, closed=True)

@@ -115,8 +115,8 @@ class Phantom(Backward):
     """Phantom gradient: `steps` tracked steps Z <- (1 - damping) Z + damping F(Z) from the solution, which is held.
 
     Its derivatives, of any order, are those of the cloud after these steps with the solution held: they tend to the
-    equilibrium's as steps are added, as fast as F contracts, and those of higher order later. The fused attention kernels,
-    which large clouds are given, have no second ones: evaluate the layer inside `twice_differentiable()` for them.
+    equilibrium's as steps are added, as fast as F contracts, and those of higher order later. The fused kernels of
+    attention, taken for large clouds, have no second ones: evaluate the layer inside `twice_differentiable()` for them.
 
     Args:
         steps: k >= 1.

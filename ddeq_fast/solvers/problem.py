@@ -16,6 +16,9 @@ from ddeq_fast.precision import Autocast
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
 
+# Largest coordinates, and one over the least, whose squares float64 holds.
+_WIDEST = 1e139
+
 
 class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
@@ -202,10 +205,14 @@ class Pushforward:
 
     def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
-        nearly equal numbers that float32 does not resolve."""
+        nearly equal numbers that float32 does not resolve. NaN for a sample that has left the range of numbers."""
         z, y = self.present(z).double(), self.present_image(y).double()
         points, charges = signed_measure(z, y, *self.measures(z, y))
-        return energy(points, charges, kernel, backend).clamp_min(0)
+        # The sums refuse a batch for the sake of one cloud whose squares float64 does not hold.
+        size = points.abs().amax((1, 2))
+        inside = size < _WIDEST
+        points = torch.where((inside & (size > 1 / _WIDEST))[:, None, None], points, 0)
+        return energy(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
 
     def present_image(self, y: Tensor) -> Tensor:
         """The same of an image of the cloud."""
