@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddeq_fast import backends
-from ddeq_fast.implicit import Backward, BackwardInfo
+from ddeq_fast.implicit import Backward, BackwardInfo, implicit
 from ddeq_fast.library import encode, tangent_op
 from ddeq_fast.mmd import signed_measure
-from ddeq_fast.radial import Gaussian, RadialKernel, Riesz
+from ddeq_fast.radial import Gaussian, RadialKernel
 from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.validation import check_integer, check_number
@@ -28,6 +27,9 @@ from ddeq_fast.validation import check_integer, check_number
 
 class Bilevel(Backward):
     """Gradient through the minimiser of the discrepancy; agrees with "ift" where F fixes every particle.
+
+    F is differentiated twice, which PyTorch's fused attention does not allow: take `networks.attention.attend` in an F
+    of your own. A derivative of the gradient raises RuntimeError, as does forward mode.
 
     Args:
         kernel: a kernel that is smooth where points coincide, as Z and F(Z) do: no Riesz or Laplacian part. None
@@ -54,8 +56,8 @@ class Bilevel(Backward):
         if kernel is not None:
             if not isinstance(kernel, RadialKernel):
                 raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
-            at_zero = kernel.dphi(torch.tensor([1e-24], dtype=torch.float64))
-            if any(isinstance(term, Riesz) for _, term in kernel.terms()) or float(at_zero.abs()) > 1e12:
+            near = torch.tensor(1e-200, dtype=torch.float64)  # of a cusp the curvature is as large as phi, of no other
+            if float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90:
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
         self.kernel, self.backend = kernel, backends.check_whole("Bilevel", backend)
         self.max_steps = check_integer("max_steps", max_steps)
@@ -63,36 +65,17 @@ class Bilevel(Backward):
         self.damping = check_number("damping", damping, closed=True)
 
     def attach(self, problem, z):
-        z = z.detach()
-        tracked, info = problem.held_image(z), BackwardInfo()
-        if not tracked.requires_grad:
-            return tracked, info
+        z, problem = z.detach(), problem.recorded(z)
+        image, info = problem.held_image(z), BackwardInfo()
+
+        def solve(gradient: Tensor) -> Tensor:
+            hessian = _Hessian(self, problem, z, info)
+            motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
+            warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
+            return -hessian.pull(motion)[1]
+
         # The equilibrium itself is returned; its gradient enters F(z) as the motion of the image that it stands for.
-        return _Implicit.apply(tracked, z, self, problem, info), info
-
-    def solve(self, problem: Pushforward, z: Tensor, gradient: Tensor, info: BackwardInfo) -> Tensor:
-        """What dL/dZ = `gradient` at the equilibrium z amounts to as a gradient of F(z), (B, n, d)."""
-        hessian = _Hessian(self, problem, z, info)
-        motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
-        warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
-        return -hessian.pull(motion)[1]
-
-
-class _Implicit(torch.autograd.Function):
-    """Returns z; its gradient flows to the image F(z) through the linear system."""
-
-    @staticmethod
-    def forward(ctx, image, z, backward, problem, info):
-        ctx.save_for_backward(z)
-        ctx.rest = backward, problem, info
-        return z.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (z,) = ctx.saved_tensors
-        backward, problem, info = ctx.rest
-        with torch.no_grad():
-            return backward.solve(problem, z, gradient, info), None, None, None, None
+        return implicit(image, z, solve), info
 
 
 class _Hessian:
@@ -100,15 +83,20 @@ class _Hessian:
 
     def __init__(self, options: Bilevel, problem: Pushforward, z: Tensor, info: BackwardInfo):
         self.problem, self.z, self.info, self.backend = problem, z, info, options.backend
-        with sdpa_kernel(SDPBackend.MATH):  # the only form of attention with a forward derivative
-            y, self.vjp = problem.linearise(z, reusable=True)
-        self.points, self.charges = signed_measure(z, y, *problem.measures(z, y))
+        y, *products = problem.jacobian(z)
+        self.push, self.pull_back = (problem.product(product, z) for product in products)
+        wide = torch.promote_types(z.dtype, torch.float32)
+        points, real = problem.present(z).to(wide), problem.present(torch.ones_like(z[..., :1]))
+        charged = points, problem.present(y).to(wide)
+        self.points, self.charges = signed_measure(*charged, *problem.measures(*charged))
         kernel = options.kernel
         if kernel is None:
-            spread = (z - z.mean(1, keepdim=True)).square().sum(-1).mean()
+            count = real.sum(1, keepdim=True)
+            spread = (points - points.sum(1, keepdim=True) / count).square().sum(-1)
+            spread = (spread * real[..., 0]).sum() / count.sum()
             kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
         self.kernel = encode(kernel)
-        diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(z.new_zeros(()))))
+        diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(points.new_zeros(()))))
         self.damping = (options.damping * diagonal)[:, None, None]
         self.moving = problem.moving(z)
 
@@ -119,16 +107,14 @@ class _Hessian:
     def pull(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """A (v, J v), split into the parts of z and of F(z)."""
         self.info.evaluations += 1
-        with sdpa_kernel(SDPBackend.MATH):
-            pushed = torch.func.jvp(self.problem.image, (self.z,), (v,))[1]
-        motion = torch.cat((v, pushed), 1)
+        motion = torch.cat((v, self.push(v)), 1)
         nothing = torch.zeros_like(self.points)
         rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
         return (self.charges[..., None] * tangent_op(*rest)[1]).split(v.shape[1], 1)
 
     def __call__(self, v: Tensor) -> Tensor:
         on_z, on_image = self.pull(v)
-        return self.held(on_z + (0 if self.vjp is None else self.vjp(on_image))) + self.damping * v
+        return self.held(on_z + self.pull_back(on_image)) + self.damping * v
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

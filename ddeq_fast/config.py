@@ -55,7 +55,7 @@ class Config:
     dropout: float = _option(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
     solver: str = _option("auto", "solver of the equilibrium")
     tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
-    max_steps: int = _option(60, "most steps of the solver", low=1)
+    max_steps: int = _option(60, "most steps of the solver; of auto, of its stages together", low=1)
     flow_lr: float = _option(1.0, "step size of the solver flow", low=1e-12)
     flow_decay: float = _option(1.0, "factor on that after every step", low=1e-12)
     flow_gradient: str = _option("autodiff", "of the flow: autodiff, through F too, or witness, which costs a third")
@@ -150,7 +150,7 @@ class Config:
         )
         steps = {"max_steps": self.max_steps}
         flow = {"lr": self.flow_lr, "lr_decay": (self.flow_decay, 1), "gradient": self.flow_gradient, **steps}
-        options = {"auto": {"anderson": steps}, "flow": flow}.get(self.solver, steps)
+        options = flow if self.solver == "flow" else steps
         solver = solvers.make(self.solver, tol=self.tol, **options)
         phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
         parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}

@@ -7,6 +7,9 @@ autograd graph through a few evaluations of F:
 * `ImplicitFunction`: the implicit function theorem, dZ* = (I - J)^-1 dF, with the transposed system solved
   iteratively when the gradient arrives (Bai et al. 2019).
 
+A linear system is solved in the precision of the particles, in float32 at least; the F in it is evaluated under the
+autocast of the forward pass, wherever the backward pass runs.
+
 `jacobian_norm` measures how contractive F is there, to be penalised in training.
 """
 
@@ -17,11 +20,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
+from ddeq_fast import precision, transforms
 from ddeq_fast.solvers.anderson import empty_history, mix
 from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.validation import check_choice, check_integer, check_number, check_share
+from ddeq_fast.validation import check_choice, check_cloud, check_integer, check_number, check_share
 
 
 @dataclass
@@ -43,8 +48,75 @@ class Backward:
         raise NotImplementedError
 
 
+def implicit(image: Tensor, value: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    """`value` (B, n, d), with the graph of F's `image`, which a gradient g of `value` reaches as solve(g).
+
+    `solve` gets finite numbers, those of samples with others being zero, and its result is without a graph.
+
+    Raises:
+        RuntimeError: in forward mode. Later, of gradients of gradients and under `torch.vmap`.
+    """
+    if unpack_dual(image).tangent is not None:
+        raise RuntimeError('backward "ift" or "bilevel" has no forward-mode derivatives: take those of reverse mode')
+    return _Implicit.apply(image, value, solve) if image.requires_grad else value
+
+
+class _Implicit(torch.autograd.Function):
+    @staticmethod
+    def forward(image, value, solve):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        image, _, ctx.solve = inputs
+        ctx.save_for_backward(image)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if gradient is None:  # an undefined one, which stands for zero
+            return None, None, None
+        if transforms.mapped(gradient) or torch._C._functorch.is_legacy_batchedtensor(gradient):
+            raise RuntimeError(
+                'backward "ift" or "bilevel" solves for one gradient at a time: no torch.vmap, jacrev or '
+                "is_grads_batched=True over it, but torch.autograd.grad for each"
+            )
+        (image,) = ctx.saved_tensors
+        with torch.no_grad(), precision.disabled(gradient.device.type):
+            # What overflows, as under a scaled loss, stays what it is: a scaler looks for it.
+            finite = gradient.isfinite().all(-1).all(-1)[:, None, None]
+            wide = torch.where(finite, gradient, 0).to(torch.promote_types(gradient.dtype, torch.float32))
+            solved = torch.where(finite, ctx.solve(wide).to(gradient.dtype), gradient)
+        if torch.is_grad_enabled():
+            solved = _Once.apply(solved, gradient, image)
+        return solved, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated once more: those of F at the solution take it for fixed."""
+
+    @staticmethod
+    def forward(solved, *_):
+        return solved.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            'backward "ift" or "bilevel" has no second derivatives: the solution is held in its gradient. Take '
+            "Phantom(k), with as many steps k as a solve takes"
+        )
+
+
 class Phantom(Backward):
-    """Phantom gradient: `steps` tracked steps Z <- (1 - damping) Z + damping F(Z) from the solution.
+    """Phantom gradient: `steps` tracked steps Z <- (1 - damping) Z + damping F(Z) from the solution, which is held.
+
+    Its derivatives, of any order, are those of the cloud after these steps with the solution held: they tend to the
+    equilibrium's as steps are added, as fast as F contracts, and those of higher order later. The fused kernels of
+    attention, taken for large clouds, have no second ones: evaluate the layer inside `twice_differentiable()` for them.
 
     Args:
         steps: k >= 1.
@@ -56,7 +128,7 @@ class Phantom(Backward):
         self.damping = check_share("damping", damping)
 
     def attach(self, problem, z):
-        z = z.detach()
+        z, problem = z.detach(), problem.recorded(z)
         for _ in range(self.steps):
             z = torch.lerp(z, problem.held_image(z), self.damping)
         return z, BackwardInfo(self.steps)
@@ -65,7 +137,8 @@ class Phantom(Backward):
 class ImplicitFunction(Backward):
     """Gradient by the implicit function theorem: solves g = g0 + J^T g, with J = dF/dZ at the solution.
 
-    Exact at an exact fixed point; the error is of the order of the forward residual and of the linear one.
+    Exact at an exact fixed point; the error is of the order of the forward residual and of the linear one. A derivative
+    of it raises RuntimeError, as does forward mode.
 
     Args:
         method: "fixed_point" iterates g <- g0 + J^T g (needs a contraction), "anderson" accelerates it, "gmres"
@@ -82,28 +155,23 @@ class ImplicitFunction(Backward):
         self.depth = check_integer("depth", depth, low=2)
 
     def attach(self, problem, z):
-        z = z.detach()
-        tracked, info = problem.held_image(z), BackwardInfo()
-        if not tracked.requires_grad:
-            return tracked, info
+        z, problem = z.detach(), problem.recorded(z)
+        image, info = problem.held_image(z), BackwardInfo()
 
-        def solve(g0: Tensor | None) -> Tensor | None:
-            if g0 is None:  # an undefined gradient, which stands for zero
-                return None
+        def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
             _, vjp = problem.linearise(z, reusable=True)
+            vjp = problem.product(torch.zeros_like if vjp is None else vjp, z)
 
             def transpose(g: Tensor) -> Tensor:
                 info.evaluations += 1
                 return vjp(g if problem.frozen is None else g.masked_fill(problem.frozen[..., None], 0))
 
-            with torch.no_grad():
-                g, info.residual = _METHODS[self.method](transpose, g0, self)
+            g, info.residual = _METHODS[self.method](transpose, g0, self)
             warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
             return g
 
-        tracked.register_hook(solve)
-        return tracked, info
+        return implicit(image, image.detach(), solve), info
 
 
 def _relative(residual: Tensor, g0: Tensor) -> Tensor:
@@ -186,8 +254,18 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     models by Jacobian regularization). Hutchinson's estimate with one normal direction for each sample, given or drawn
     from torch's global generator, by a finite difference of length `step` per coordinate: the attention kernels have no
     second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
+
+    Raises:
+        TypeError, ValueError: a bad step, or z or direction that is no cloud of the problem's.
     """
     check_number("step", step)
+    if not isinstance(problem, Pushforward):
+        raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
+    problem.check(z)
+    if direction is not None:
+        check_cloud("direction", direction, like=("z", z))
+        if direction.shape != z.shape:
+            raise ValueError(f"direction must have shape {tuple(z.shape)}, got {tuple(direction.shape)}")
     z = z.detach()
     moving = problem.moving(z)
     direction = (torch.randn_like(z) if direction is None else direction) * moving

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast import backwards, implicit, solvers, tree
+from ddeq_fast import backwards, implicit, solvers
 from ddeq_fast.clouds import PointClouds, packed
 from ddeq_fast.networks import Lift, TransportMap
-from ddeq_fast.solvers import Pushforward, SolveInfo, Solver
-from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
+from ddeq_fast.solvers import Pushforward, SolveInfo, Solver, check_scale, refuse_transforms
+from ddeq_fast.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
 
 class Equilibrium(NamedTuple):
@@ -39,6 +39,9 @@ class DDEQ(nn.Module):
         image: what is returned with gradients disabled. False: the solution itself; with gradients enabled it is its
             image under the tracked evaluations of the backward, the same up to the residual. True: that image always,
             which a model trained with few steps, far from equilibrium, needs to do what it was trained for.
+
+    Raises:
+        TypeError, ValueError: an option out of range, or a transport that is none.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class DDEQ(nn.Module):
         image: bool = False,
     ):
         super().__init__()
-        self.transport, self.image = transport, image
+        _check_transport(transport)
+        self.transport, self.image = transport, check_flag("image", image)
         self.solver = solvers.make(solver)
         self.backward = backwards.make(backward)
         start = None
+        check_integer("seed", seed, low=0, high=2**63 - 1)
         if num_particles is not None:
             generator = torch.Generator().manual_seed(seed)
             shape = check_integer("num_particles", num_particles), transport.dim_z
@@ -86,11 +91,15 @@ class DDEQ(nn.Module):
 
         Raises:
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
+            RuntimeError: in forward mode or under `torch.vmap`; later, of derivatives that the backward has not.
         """
+        if isinstance(x, Tensor):
+            refuse_transforms(x)
         context = self.transport.encode(x, weights)
         scale = None
         if isinstance(z0, Equilibrium):
-            z0, scale = z0.particles.detach(), z0.info.scale
+            scale = check_scale(z0.info.scale, x, "z0.info.scale")
+            z0 = z0.particles.detach()
         if z0 is None and self.start is None:
             raise ValueError("z0 must be given: this layer has no start of its own")
         if z0 is None:
@@ -100,17 +109,33 @@ class DDEQ(nn.Module):
             raise ValueError(f"z0 must have shape {expected}, got {tuple(z0.shape)}")
         if z0.dtype != x.dtype:
             raise TypeError(f"z0 has dtype {z0.dtype} but x has {x.dtype}")
+        if z0.device != x.device:
+            raise ValueError(f"z0 is on {z0.device} but x is on {x.device}")
         if held is None:
             problem = Pushforward(self.transport, context, z_weights, frozen)
         else:
-            context = self.transport.hold(context, *held)
-            problem = _Beside(held.weights.sum(1), self.transport, context, z_weights, frozen)
+            context = self.transport.hold(context, *_check_clouds("held", held))
+            mass = context.held.weights
+            mass = mass.sum(1, dtype=torch.promote_types(mass.dtype, torch.float32))
+            problem = _Beside(mass, self.transport, context, z_weights, frozen)
+        problem = problem.recorded(x)  # the context was made under this autocast
         with torch.no_grad():
             particles, info = solvers.solve(problem, z0.detach(), self.solver, scale=scale)
         tracked, backward = torch.is_grad_enabled(), None
         if tracked or self.image:
             particles, backward = self.backward.attach(problem, particles)
         return Equilibrium(particles, info, backward if tracked else None, problem)
+
+
+def _check_transport(transport) -> None:
+    if not all(hasattr(transport, part) for part in ("encode", "forward", "dim_z")) or isinstance(transport, type):
+        raise TypeError(f"transport must be a TransportMap, or have what one has, got {type(transport).__name__}")
+
+
+def _check_clouds(name: str, clouds) -> PointClouds:
+    if not isinstance(clouds, (tuple, list)) or len(clouds) != 2:
+        raise TypeError(f"{name} must be PointClouds, points and weights, got {type(clouds).__name__}")
+    return PointClouds(*clouds)
 
 
 class _Beside(Pushforward):
@@ -122,13 +147,15 @@ class _Beside(Pushforward):
         self.mass = mass
 
     def select(self, index):
-        part = tree.select((self.mass, self.context, self.weights, self.frozen), index)
-        return _Beside(part[0], self.func, *part[1:])
+        part = super().select(index)
+        part.mass = self.mass[index]
+        return part
 
     def measures(self, z, y):
-        weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights.to(z.dtype)
-        total = weights.sum(1, keepdim=True) + self.mass[:, None].to(z.dtype)
-        return (weights / total,) * 2
+        wide = torch.promote_types(z.dtype, torch.float32)  # half precision counts no further than 2,048
+        weights = z.new_ones(z.shape[:2], dtype=wide) if self.weights is None else self.weights.to(wide)
+        total = weights.sum(1, keepdim=True) + self.mass[:, None].to(wide)
+        return ((weights / total).to(z.dtype),) * 2
 
 
 class Classification(NamedTuple):
@@ -149,6 +176,7 @@ class Classifier(nn.Module):
 
     def __init__(self, num_classes: int, transport: TransportMap, **options):
         super().__init__()
+        _check_transport(transport)
         self.ddeq = DDEQ(transport, **options)
         self.head = nn.Linear(transport.dim_z, check_integer("num_classes", num_classes))
 
@@ -187,7 +215,10 @@ class Completer(nn.Module):
 
     def __init__(self, transport: TransportMap, growth: float = 1.275, widths: tuple[int, ...] = (), **options):
         super().__init__()
+        _check_transport(transport)
         self.growth = check_number("growth", growth, low=1.0)
+        if not isinstance(widths, (tuple, list)):
+            raise TypeError(f"widths must be a tuple of widths, got {widths!r}")
         self.lift = Lift((transport.dim_x, *widths, transport.dim_z))
         self.ddeq = DDEQ(transport, None, **options)
 
@@ -199,15 +230,22 @@ class Completer(nn.Module):
         Args:
             x, weights: partial clouds, as in `forward`.
             noise: (B, n, dim_x), standard normal, n at least what the cloud that misses most needs; drawn if None.
+
+        Raises:
+            TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
-        check_cloud("x", x)
+        self._check(x)
         present = check_weights("x", weights, None, x) > 0
         missing, count = missing_points(present, self.growth), present.sum(1)[:, None, None]
         n = int(missing.max())
         if noise is None:
             noise = torch.randn(len(x), n, x.shape[2], dtype=x.dtype, device=x.device)
-        elif noise.shape[0] != len(x) or noise.shape[1] < n or noise.shape[2] != x.shape[2]:
+        elif not isinstance(noise, Tensor):
+            raise TypeError(f"noise must be a torch.Tensor, got {type(noise).__name__}")
+        elif noise.dim() != 3 or noise.shape[::2] != x.shape[::2] or noise.shape[1] < n:
             raise ValueError(f"noise must have shape ({len(x)}, >= {n}, {x.shape[2]}), got {tuple(noise.shape)}")
+        else:
+            check_cloud("noise", noise, like=("x", x))
         x = torch.where(present[..., None], x, 0)
         mean = x.sum(1, keepdim=True) / count
         variance = (torch.where(present[..., None], x - mean, 0)).square().sum(1, keepdim=True) / count
@@ -228,15 +266,21 @@ class Completer(nn.Module):
             x: partial clouds (B, m, dim_x).
             weights: (B, m), nonnegative, zero for padding; ones if None.
             seeds: start points (B, n, dim_x) and weights, `sow(x, weights, noise)` if None.
-            noise: see `sow`.
+            noise: see `sow`; not beside seeds, which need none.
 
         Raises:
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
-        seeds = self.sow(x, weights, noise) if seeds is None else seeds
-        check_cloud("x", x)
+        if seeds is not None and noise is not None:
+            raise ValueError("noise must be None where seeds are given, which it is for")
+        self._check(x)
+        seeds = self.sow(x, weights, noise) if seeds is None else _check_clouds("seeds", seeds)
         check_cloud("seeds", seeds.points, like=("x", x))
         new = check_weights("seeds", seeds.weights, None, seeds.points)
+        dtype = next(self.lift.parameters()).dtype
+        if x.dtype != dtype:
+            raise TypeError(f"x has dtype {x.dtype} but the network has {dtype}")
+        seeds = PointClouds(torch.where(new[..., None] > 0, seeds.points, 0), new)
         kept = packed(x, check_weights("x", weights, None, x))
         held, z0 = (self._lifted(*cloud) for cloud in (kept, seeds))
         equilibrium = self.ddeq(x, weights, z0=z0.points, z_weights=new, held=held)
@@ -244,6 +288,12 @@ class Completer(nn.Module):
         charges = torch.cat((kept.weights, new), 1)
         observed = torch.cat((kept.mask, torch.zeros_like(seeds.mask)), 1)
         return Completion(torch.cat((kept.points, lowered), 1), charges, observed, equilibrium)
+
+    def _check(self, x):
+        dim = self.lift.dims[0]
+        if isinstance(x, Tensor) and (x.dim() != 3 or x.shape[-1] != dim):
+            raise ValueError(f"x must have shape (B, m, {dim}), got {tuple(x.shape)}")
+        check_cloud("x", x)
 
     def _lifted(self, points, weights):
         return PointClouds(torch.where((weights > 0)[..., None], self.lift(points), 0), weights)

@@ -33,18 +33,34 @@ def check_share(name: str, value) -> float:
     return number
 
 
-def check_integer(name: str, value, *, low: int = 1) -> int:
-    """`value` as an int of at least `low`."""
+def check_integer(name: str, value, *, low: int = 1, high: int | None = None) -> int:
+    """`value` as an int of at least `low`, and at most `high`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
     return value
+
+
+def check_flag(name: str, value) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_pair(name: str, value, parts: str) -> tuple:
+    """`value` as a tuple of the two things that `parts` names, such as "(factor, steps)"."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {parts}, got {value!r}")
+    return tuple(value)
 
 
 def check_choice(name: str, value, choices) -> str:
     """`value` if it is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}; got {value!r}")
     return value
 

@@ -10,6 +10,7 @@ from ddeq_fast.bilevel import Bilevel
 from ddeq_fast.implicit import ImplicitFunction
 from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
+from ddeq_fast.networks.attention import attend
 from ddeq_fast.solvers import ConvergenceWarning, MMDFlow, Pushforward, solve
 
 
@@ -110,6 +111,42 @@ def test_samples_above_the_tolerance_are_told_of(contraction, cloud):
         gradients(Bilevel(Gaussian(1.0), max_steps=1, tol=1e-10), problem, z, parameters, cloud(2, 4, 2))
 
 
+@pytest.mark.parametrize("far", [0.0, 1e30])
+def test_far_padding_does_not_set_the_width_of_the_kernel(contraction, cloud, far):
+    problem, z, parameters = contraction
+    target = cloud(2, 4, 2)
+    expected, *_ = gradients(Bilevel(tol=1e-10, max_steps=300), problem, z, parameters, target)
+    weights = torch.tensor([[1.0, 1, 1, 1, 0]] * 2).double()
+
+    def func(cloud, context, weights):
+        return torch.cat((problem.func(cloud[:, :4], context, None), cloud[:, 4:]), 1)
+
+    padded, more = (torch.nn.functional.pad(t, (0, 0, 0, 1), value=v) for t, v in ((z, far), (target, 0.0)))
+    found, *_ = gradients(
+        Bilevel(tol=1e-10, max_steps=300), Pushforward(func, problem.context, weights), padded, parameters, more
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_attention_that_cannot_be_differentiated_twice_is_an_error(cloud):
+    """PyTorch's own, where it takes a fused kernel; the attention here does without one when asked to."""
+    z, scale = cloud(2, 6, 4), torch.tensor(0.5).double().requires_grad_()
+
+    def of(attention):
+        def func(z, context, weights):
+            q = scale * z[:, None]
+            return attention(q, q, q, None)[:, 0]
+
+        return gradients(Bilevel(Gaussian(1.0), max_steps=5, tol=1.0), Pushforward(func), z, (scale,), z)[0]
+
+    with pytest.raises(
+        RuntimeError, match=r"func must be twice differentiable, .*: for attention, take networks\.attention\.attend"
+    ):
+        of(lambda q, k, v, bias: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+    assert of(attend)[0].isfinite()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -119,6 +156,7 @@ def test_samples_above_the_tolerance_are_told_of(contraction, cloud):
         ({"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
         ({"tol": 0.0}, ValueError, "tol must lie in (0, inf), got 0.0"),
         ({"damping": -1.0}, ValueError, "damping must lie in [0, inf), got -1.0"),
+        ({"backend": 3}, TypeError, "backend must be a string, got int"),
     ],
 )
 def test_bad_options(options, error, message):

@@ -157,6 +157,22 @@ def test_bad_input(x):
         model(points, weights * torch.tensor([1.0, 0, 1]).double()[:, None])
     with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 1, 2)"):
         model.sow(points, weights, torch.randn(3, 1, 2))
+    with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 2)"):
+        model.sow(points, weights, torch.randn(3, 2))
+    with fails(TypeError, "noise must be a torch.Tensor, got list"):
+        model.sow(points, weights, [1.0])
+    with fails(ValueError, "noise must be finite, got 12 NaN or infinite values of 12"):
+        model.sow(points, weights, torch.full((3, 2, 2), torch.nan).double())
+    with fails(TypeError, "noise has dtype torch.float32 but x has torch.float64"):
+        model.sow(points, weights, torch.zeros(3, 2, 2))
+    with fails(ValueError, "x must have shape (B, m, 2), got (9, 2)"):
+        model.sow(points[0], weights[0])
+    with fails(ValueError, "noise must be None where seeds are given, which it is for"):
+        model(points, weights, seeds=model.sow(points, weights), noise=torch.zeros(3, 2, 2).double())
+    with fails(TypeError, "seeds must be PointClouds, points and weights, got Tensor"):
+        model(points, weights, seeds=points)
+    with fails(TypeError, "widths must be a tuple of widths, got 5"):
+        completer(widths=5)
     with fails(TypeError, "seeds has dtype torch.float32 but x has torch.float64"):
         model(points, weights, seeds=model.sow(points.float(), weights.float()))
     with fails(ValueError, "z0 must be given: this layer has no start of its own"):

@@ -313,6 +313,12 @@ def test_jacobian_norm_needs_a_step(contraction):
     func, x, z, _ = contraction
     with fails(ValueError, "step must lie in (0, inf), got 0.0"):
         jacobian_norm(Pushforward(func, (x,)), z, step=0.0)
+    with fails(TypeError, "problem must be a Pushforward, got Contraction"):
+        jacobian_norm(func, z)
+    with fails(ValueError, "z0 must be finite, got 24 NaN or infinite values of 24"):
+        jacobian_norm(Pushforward(func, (x,)), z / 0)
+    with fails(ValueError, "direction must have shape (2, 4, 3), got (2, 3, 3)"):
+        jacobian_norm(Pushforward(func, (x,)), z, direction=z[:, :3])
 
 
 def test_backwards_are_looked_up_by_name():
@@ -339,6 +345,7 @@ UNKNOWN_METHOD = "method must be one of anderson, fixed_point, gmres; got 'newto
         (ImplicitFunction, ("anderson", 9, 1e-3, 1), ValueError, "depth must be at least 2, got 1"),
         (backwards.make, ("exact",), ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
         (backwards.make, (1,), TypeError, "backward must be a name or a Backward, got int"),
+        (backwards.make, (Phantom,), TypeError, "backward must be a name or a Backward, got type"),
     ],
 )
 def test_bad_options(make, arguments, error, message):

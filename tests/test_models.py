@@ -230,6 +230,39 @@ def test_unconverged_solves_warn(x):
         model(x)
 
 
+@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction()], ids=["phantom", "ift"])
+@pytest.mark.parametrize("solver", [Anderson(tol=1e-3), MMDFlow(max_steps=8, tol=0.0)], ids=["anderson", "flow"])
+def test_padding_and_padded_particles_may_lie_anywhere(x, cloud, solver, backward):
+    """In float32, where the square of their distance overflows."""
+    model = layer(dtype=torch.float32, solver=solver, backward=backward)
+    z0, x = cloud(3, 6, 8, dtype=torch.float32), x.float()
+    weights, z_weights = torch.ones(3, 7), torch.ones(3, 6)
+    weights[:, 5:], z_weights[:, 4:] = 0, 0
+    probe, found = cloud(3, 4, 8, dtype=torch.float32), []
+    for far in (0.0, 1e30):
+        x[:, 5:], z0[:, 4:] = far, far
+        model.zero_grad()
+        leaf = x.clone().requires_grad_()
+        particles, info, *_ = model(leaf, weights, z0=z0, z_weights=z_weights)
+        (particles[:, :4] * probe).sum().backward()
+        grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found.append((particles[:, :4].detach(), info.residual, leaf.grad, grads))
+    assert all(torch.equal(near, away) and near.isfinite().all() for near, away in zip(*found, strict=True))
+
+
+def test_a_warm_start_at_what_was_a_fixed_point_already(x):
+    """Its residual is relative to nothing, and counts as absolute."""
+    model = layer(solver=Anderson())
+    with torch.no_grad():
+        for parameter in model.transport.final.norm.parameters():
+            parameter.zero_()
+        model.start.zero_()
+        first = model(x)
+        again = model(x, z0=first)
+    assert first.info.scale.tolist() == again.info.scale.tolist() == [1.0] * 3
+    assert again.info.converged.all() and again.info.evaluations.tolist() == [1] * 3
+
+
 X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
 
 
@@ -256,6 +289,10 @@ X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
             "z_weights must have shape (2, 4), got (2, 3)",
         ),
         (X, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
+        (X, {"z0": Z.to("meta")}, ValueError, "z0 is on meta but x is on cpu"),
+        (X, {"held": Z}, TypeError, "held must be PointClouds, points and weights, got Tensor"),
+        (X, {"held": (Z[:1], None)}, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
+        (X, {"held": (Z, -Z[..., 0] - 1)}, ValueError, "held_weights must be nonnegative, got a minimum of -1"),
     ],
 )
 def test_bad_input(x, options, error, message):
@@ -269,6 +306,13 @@ def test_bad_input(x, options, error, message):
         ({"num_particles": 0}, ValueError, "num_particles must be at least 1, got 0"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
         ({"backward": "exact"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
+        ({"solver": Anderson}, TypeError, "solver must be a name or a Solver, got type"),
+        ({"backward": Phantom}, TypeError, "backward must be a name or a Backward, got type"),
+        ({"seed": "1"}, TypeError, "seed must be an integer, got str"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": 2**63}, ValueError, f"seed must be at most {2**63 - 1}, got {2**63}"),
+        ({"image": "no"}, TypeError, "image must be True or False, got 'no'"),
+        ({"transport": None}, TypeError, "transport must be a TransportMap, or have what one has, got NoneType"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         ({"num_classes": 2.0}, TypeError, "num_classes must be an integer, got float"),
     ],

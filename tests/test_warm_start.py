@@ -49,6 +49,8 @@ def test_residuals_are_relative_to_the_scale(solver, cloud):
         (1.0, TypeError, "scale must be a torch.Tensor, got float"),
         (torch.ones(3), ValueError, r"scale must have shape \(2,\), got \(3,\)"),
         (torch.tensor([1.0, 0.0]), ValueError, "scale must be positive, got a minimum of 0"),
+        (torch.tensor([1.0, torch.inf]), ValueError, "scale must be finite, got 1 NaN or infinite values of 2"),
+        (torch.ones(2) > 0, TypeError, "scale must have a floating-point dtype, got torch.bool"),
     ],
 )
 def test_bad_scales(scale, error, message, cloud):

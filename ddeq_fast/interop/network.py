@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddeq_fast.interop.checkpoints import original_name, transport_name
 from ddeq_fast.networks import TransportMap
+from ddeq_fast.validation import check_mask
 
 _SOLVE: ContextVar[dict | None] = ContextVar("solve", default=None)
 
@@ -116,19 +117,29 @@ class DEQ(nn.Module):
             z_mask, x_mask: boolean, (B, n, 1) and (B, m, 1), False for padding, which is attended to as if real.
             fix_mask: boolean (B, n, 1): particles that are returned as they came.
             fix_encoders: keep those in every layer; where there is one self-attention layer, nobody sees a difference.
+
+        Raises:
+            TypeError, ValueError: clouds that do not go together, masks of another shape or dtype, `fix_all`.
         """
         _require("fix_all", fix_all, (False,))
         if fix_mask is not None and len(self.transport.self_encoder) > 1:
             raise ValueError("fix_mask cannot be mapped: there must be one self-attention layer, got several")
+        for name, cloud, dim in (("z", z, self.transport.dim_z), ("x", x, self.transport.dim_x)):
+            if not isinstance(cloud, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+            if cloud.dim() not in (2, 3) or cloud.shape[-1] != dim:
+                raise ValueError(f"{name} must have shape (n, {dim}) or (B, n, {dim}), got {tuple(cloud.shape)}")
         clouds, inputs = (t[None] if t.dim() == 2 else t for t in (z, x))
-        weights = None if z_mask is None else z_mask.reshape(clouds.shape[:2]).to(clouds.dtype)
+        if len(clouds) != len(inputs):
+            raise ValueError(f"z has {len(clouds)} clouds but x has {len(inputs)}")
+        weights = _weights("z_mask", z_mask, z, clouds)
         image = self.transport(clouds, self._context(inputs, x, x_mask), weights)
         if fix_mask is not None:
-            image = torch.where(fix_mask.reshape(*clouds.shape[:2], 1), clouds, image)
+            image = torch.where(check_mask("fix_mask", fix_mask, z).reshape(*clouds.shape[:2], 1), clouds, image)
         return image.view(z.shape), None, None
 
     def _context(self, inputs, x, mask):
-        weights = None if mask is None else mask.reshape(inputs.shape[:2]).to(inputs.dtype)
+        weights = _weights("x_mask", mask, x, inputs)
         known = _SOLVE.get()
         if known is None:
             return self.transport.encode(inputs, weights)
@@ -138,6 +149,10 @@ class DEQ(nn.Module):
                 context = self.transport.prepare(self.transport.encode(inputs, weights))
             known[key] = context, x, mask  # kept alive: their ids must not be given away
         return known[key][0]
+
+
+def _weights(name, mask, cloud, batched):
+    return None if mask is None else check_mask(name, mask, cloud).reshape(batched.shape[:2]).to(batched.dtype)
 
 
 def _require(name, value, allowed):

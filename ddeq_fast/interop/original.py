@@ -14,7 +14,15 @@ from ddeq_fast import mmd
 from ddeq_fast.interop.network import one_solve
 from ddeq_fast.radial import Gaussian, RadialKernel, Riesz
 from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
-from ddeq_fast.validation import check_choice, check_cloud, check_integer, check_mask, check_number, check_share
+from ddeq_fast.validation import (
+    check_choice,
+    check_cloud,
+    check_flag,
+    check_integer,
+    check_mask,
+    check_number,
+    check_share,
+)
 
 
 def gaussian_kernel(x: Tensor, y: Tensor, sigma: float = 1.0) -> Tensor:
@@ -290,6 +298,11 @@ def mmd_gf(
     check_integer("max_iter", max_iter)
     check_number("tol", tol, closed=True)
     check_integer("stop_frequency", stop_frequency)
+    flags = {"mask": mask, "autodiff": autodiff, "rescale_losses": rescale_losses, "rescale_autodiff": rescale_autodiff}
+    for name, value in flags.items():
+        check_flag(name, value)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
     check_choice("stop_mode", stop_mode, ("abs", "rel"))
     check_choice("stop_type", stop_type, ("mmd", "grad"))
     if witness_fn is not gaussian_witness_function:

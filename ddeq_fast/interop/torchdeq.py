@@ -11,7 +11,7 @@ from torch import Tensor
 from ddeq_fast.interop.network import one_solve
 from ddeq_fast.optional import require
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
-from ddeq_fast.validation import check_choice
+from ddeq_fast.validation import check_choice, check_integer
 
 SOLVERS = {"mmd": MMDFlow, "mmd_anderson": Anderson}
 
@@ -61,6 +61,9 @@ def solve(
     if not isinstance(x0, Tensor) or x0.dim() != 3:
         got = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"z_init must be one tensor of clouds (B, n, d), not several packed into one; got {got}")
+    if not isinstance(indexing, (Sequence, type(None))):
+        raise TypeError(f"indexing must be a list of steps, got {type(indexing).__name__}")
+    indexing = [check_integer("indexing", int(step), low=0) for step in indexing or ()]
     solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
     problem.check(x0)
@@ -68,7 +71,7 @@ def solve(
 
     def watch(step, particles, residual):
         trace.append(residual)
-        if step in (indexing or ()):
+        if step in indexing:
             kept[step] = particles
 
     particles, info = solver.solve(problem, x0, callback=watch)
@@ -80,7 +83,7 @@ def solve(
         trace = torch.where(trace == 0, 0, trace / scale)
     return (
         particles,
-        [kept.get(step, particles) for step in indexing or ()],
+        [kept.get(step, particles) for step in indexing],
         stat(
             abs_trace=trace * scale,
             rel_trace=trace,

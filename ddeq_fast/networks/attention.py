@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
-from ddeq_fast.networks.layers import FeedForward
+from ddeq_fast.differentiation import wanted_twice
+from ddeq_fast.networks.layers import FeedForward, check_widths
+from ddeq_fast.validation import check_integer, values_readable
 
 # On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
@@ -47,6 +49,7 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
         super().__init__()
+        check_widths(dim=dim, heads=heads, dim_hidden=dim_hidden)
         if dim % heads:
             raise ValueError(f"heads must divide the width {dim}, got {heads}")
         self.heads = heads
@@ -106,20 +109,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
     `bias` (B, 1, 1, m) or None. Returns (B, heads, n, c).
     """
-    if not on_cpu(q):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    if not torch.is_grad_enabled():
-        sums = _sums(q, k.mT, _weighted(v, bias))
-        if sums is not None:
-            return _mean(sums)
     entries = q.shape[1] * q.shape[2] * k.shape[2]
-    if entries > MATRIX_ENTRIES:
+    # The fused kernels have neither second derivatives nor forward ones.
+    plain = not torch.compiler.is_compiling() and (wanted_twice() or _has_tangent(q, k, v))
+    if not plain:
+        if not on_cpu(q):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if not torch.is_grad_enabled():
+            sums = _sums(q, k.mT, _weighted(v, bias))
+            if sums is not None:
+                return _mean(sums)
+    if entries > MATRIX_ENTRIES and not plain:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     size = _chunk(q.shape[0], entries)
     q = q * _scale(q)
     biases = [None] * q.shape[0] if bias is None else (bias * LOG2_E).split(size)
     parts = zip(q.split(size), k.split(size), v.split(size), biases, strict=False)
     return torch.cat([_attend(*part) for part in parts])
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Whether one of them is moved in forward mode."""
+    return any(unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def on_cpu(q: Tensor) -> bool:
@@ -189,7 +200,7 @@ def _sums(q: Tensor, keys: Tensor, rows: Tensor, factors: Tensor | None = None) 
     exponentials leaving the range of numbers, where matrices of entries are too large, and in forward mode.
     """
     (*shape, n, _), m = q.shape, keys.shape[-1]
-    if n * m > MATRIX_ENTRIES or any(unpack_dual(t).tangent is not None for t in (q, keys, rows)):
+    if n * m > MATRIX_ENTRIES or _has_tangent(q, keys, rows):
         return None
     q, keys, rows = (q * _scale(q)).flatten(0, 1), keys.flatten(0, 1), rows.flatten(0, 1)
     size = _chunk(len(q), n * m)
@@ -239,7 +250,8 @@ class AttentionEncoder(nn.ModuleList):
     """A stack of attention layers: self-attention without memories, cross-attention with one a layer."""
 
     def __init__(self, layers: int, dim: int, heads: int, dim_hidden: int, dropout: float = 0.0):
-        super().__init__(AttentionLayer(dim, heads, dim_hidden, dropout) for _ in range(layers))
+        count = check_integer("layers", layers, low=0)
+        super().__init__(AttentionLayer(dim, heads, dim_hidden, dropout) for _ in range(count))
 
     def memories(self, x: Tensor) -> list[Memory]:
         """Keys and values of x (B, m, dim) for every layer."""
@@ -264,12 +276,18 @@ def zeroed(x: Tensor, present: Tensor | None) -> Tensor:
     return x if present is None else torch.where(present, x, 0)
 
 
+def without_padding(x: Tensor, weights: Tensor) -> Tensor:
+    """x (B, n, dim) with zeros where its weights (B, n) are zero: a far value there overflows, which a weight of zero
+    does not undo."""
+    return x.masked_fill((weights <= 0)[..., None], 0)
+
+
 def attention_bias(weights: Tensor) -> Tensor | None:
     """log w, (B, 1, 1, m): a point of weight w counts as w points, one of weight zero not at all.
 
     None where all weights are one, which is the faster path of the attention kernels.
     """
-    if torch.compiler.is_compiling() or bool((weights != 1).any()):
+    if not values_readable(weights) or bool((weights != 1).any()):
         return log_weights(weights)
     return None
 

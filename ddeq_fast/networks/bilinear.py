@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddeq_fast.networks.layers import check_widths
+
 
 class Bilinear(nn.Module):
     """relu(norm(z A(X) + b)), A(X)_ji = sum_k alpha_jik sum_rows w x_k.
@@ -16,6 +18,7 @@ class Bilinear(nn.Module):
 
     def __init__(self, dim_z: int, dim_x: int, dim_out: int):
         super().__init__()
+        check_widths(dim_z=dim_z, dim_x=dim_x, dim_out=dim_out)
         self.alpha = nn.Parameter(torch.empty(dim_z, dim_out, dim_x))
         self.bias = nn.Parameter(torch.zeros(dim_out))
         self.norm = nn.LayerNorm(dim_out)

@@ -16,7 +16,7 @@ class AffineCoupling(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.half = dim // 2
+        self.half = check_integer("dim", dim, low=2) // 2
         self.scale, self.shift = (PointwiseMLP(self.half, self.half, dim - self.half) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,19 +45,30 @@ class Lift(nn.Module):
 
     def __init__(self, dims: tuple[int, ...]):
         super().__init__()
+        if not isinstance(dims, (tuple, list)):
+            raise TypeError(f"dims must be a tuple of widths, got {dims!r}")
         self.dims = tuple(check_integer("dims", width) for width in dims)
         if len(dims) < 2 or any(wide <= narrow for narrow, wide in pairwise(dims)) or dims[1] < 2:
             raise ValueError(f"dims must be two or more increasing widths, the second at least 2, got {tuple(dims)}")
         self.layers = nn.ModuleList(AffineCoupling(width) for width in dims[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """q(x): (..., d) -> (..., dz)."""
+        """q(x): (..., d) -> (..., dz). Raises ValueError for points in another dimension."""
+        self._check("x", x, self.dims[0])
         for layer, width in zip(self.layers, self.dims[1:], strict=True):
             x = layer(nn.functional.pad(x, (0, width - x.shape[-1])))
         return x
 
     def inverse(self, y: Tensor) -> Tensor:
-        """q^-1(y): (..., dz) -> (..., d), with q^-1(q(x)) = x."""
+        """q^-1(y): (..., dz) -> (..., d), with q^-1(q(x)) = x. Raises ValueError for points in another dimension."""
+        self._check("y", y, self.dims[-1])
         for layer, width in zip(reversed(self.layers), reversed(self.dims[:-1]), strict=True):
             y = layer.inverse(y, width)
         return y
+
+    @staticmethod
+    def _check(name, points, dim):
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
+        if points.shape[-1:] != (dim,):
+            raise ValueError(f"{name} must have points in dimension {dim}, got shape {tuple(points.shape)}")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddeq_fast.validation import check_integer, check_number
+
 # (samples of the whole batch, those of them at hand) while a process works on its share of one.
 _SHARE: ContextVar[tuple[int, Tensor] | None] = ContextVar("share", default=None)
 
@@ -23,11 +25,18 @@ def share_of_batch(total: int, rows: Tensor):
         _SHARE.reset(token)
 
 
+def check_widths(**widths: int) -> None:
+    """Raise TypeError or ValueError naming the first of them that is no positive integer."""
+    for name, width in widths.items():
+        check_integer(name, width)
+
+
 class PointwiseMLP(nn.Module):
     """linear2(relu(linear1(x))) on each point: (..., dim_in) -> (..., dim_out)."""
 
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int):
         super().__init__()
+        check_widths(dim_in=dim_in, dim_hidden=dim_hidden, dim_out=dim_out)
         self.linear1 = nn.Linear(dim_in, dim_hidden)
         self.linear2 = nn.Linear(dim_hidden, dim_out)
 
@@ -45,10 +54,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dim_hidden: int, dropout: float = 0.0):
         super().__init__()
+        check_widths(dim=dim, dim_hidden=dim_hidden)
         self.linear1 = nn.Linear(dim, dim_hidden)
         self.linear2 = nn.Linear(dim_hidden, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = dropout
+        self.dropout = check_number("dropout", dropout, high=1.0, closed=True)
 
     def draw(self, like: Tensor) -> Tensor | None:
         """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped."""

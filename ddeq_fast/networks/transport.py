@@ -19,11 +19,12 @@ from ddeq_fast.networks.attention import (
     attention_bias,
     log_weights,
     prepared,
+    without_padding,
     zeroed,
 )
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
-from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
+from ddeq_fast.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
 
 class Held(NamedTuple):
@@ -88,10 +89,15 @@ class TransportMap(nn.Module):
             raise ValueError(f"network_dtype must be torch.bfloat16, torch.float16 or None, got {network_dtype}")
         self.network_dtype = network_dtype
         self.dim_z, self.dim_x = check_integer("dim_z", dim_z), check_integer("dim_x", dim_x)
-        check_integer("heads", heads)
+        for name, value in (("heads", heads), ("dim_hidden", dim_hidden), ("dim_final", dim_final)):
+            check_integer(name, value)
+        for name, value in (("self_layers", self_layers), ("cross_layers", cross_layers), ("x_layers", x_layers)):
+            check_integer(name, value, low=0)
         check_number("dropout", dropout, high=1.0, closed=True)
+        if not isinstance(dim_lift, (tuple, list)) or len(dim_lift) != 3:
+            raise TypeError(f"dim_lift must be three widths, got {dim_lift!r}")
         narrow, middle, widen = (check_integer("dim_lift", width) for width in dim_lift)
-        self.attend_to_padding = attend_to_padding
+        self.attend_to_padding = check_flag("attend_to_padding", attend_to_padding)
 
         self.lift_z = PointwiseMLP(dim_z, narrow, middle)
         self.lift_x = PointwiseMLP(dim_x, narrow, middle)
@@ -124,9 +130,10 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
-        if x.dtype != self.bilinear.bias.dtype:
-            raise TypeError(f"x has dtype {x.dtype} but the network has {self.bilinear.bias.dtype}")
-        weights = check_weights("x", weights, None, x)
+        self.check_match("x", x)
+        padded, weights = weights is not None, check_weights("x", weights, None, x)
+        if padded:
+            x = without_padding(x, weights)
         present = self._present(weights)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)
@@ -144,6 +151,20 @@ class TransportMap(nn.Module):
             memories = tuple(self.cross_encoder.memories(encoded))
             return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
 
+    def check_particles(self, z: Tensor) -> None:
+        """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
+        if z.shape[-1] != self.dim_z:
+            raise ValueError(f"z0 must have points in dimension {self.dim_z}, got {z.shape[-1]}")
+        self.check_match("z0", z)
+
+    def check_match(self, name: str, points: Tensor) -> None:
+        """Raise TypeError or ValueError, naming the points, if their dtype or device is not the network's."""
+        parameter = self.bilinear.bias
+        if points.dtype != parameter.dtype:
+            raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
+        if points.device != parameter.device:
+            raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
+
     def _precision(self, like: Tensor):
         """The context in which layers are evaluated."""
         return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
@@ -158,9 +179,20 @@ class TransportMap(nn.Module):
     def hold(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:
         """The context of F for particles beside others, z (B, m, dim_z), that no layer moves.
 
-        `weights` (B, m) are those of z, ones if None. With one self-attention layer, F is what it would be for all
-        particles together.
+        `weights` (B, m) are those of z, zero for padding, ones if None; a cloud may have none but padding. With one
+        self-attention layer, F is what it would be for all particles together.
+
+        Raises:
+            TypeError, ValueError: naming `held`: wrong shape, dtype or device, NaN, negative weights.
         """
+        shape = (len(context.matrix), self.dim_z)
+        if isinstance(z, Tensor) and (z.dim() != 3 or z.shape[::2] != shape):
+            raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
+        check_cloud("held", z)
+        self.check_match("held", z)
+        check_weights("held", weights, None, z, part=True)
+        if weights is not None and not self.attend_to_padding:
+            z = without_padding(z, weights)
         with self._precision(z):
             memories = tuple(self.self_encoder.memories(self._start(z, context, self._present(weights))))
         weights = z.new_ones(z.shape[:2]) if weights is None else weights
@@ -173,6 +205,8 @@ class TransportMap(nn.Module):
         by the other particles. Inputs are not checked: this is the inner loop of every solver.
         """
         present, held = self._present(weights), context.held
+        if weights is not None and not self.attend_to_padding:
+            z = without_padding(z, weights)
         if held is not None:
             weights = torch.cat((held.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)

@@ -8,7 +8,15 @@ from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.auto import Auto
 from ddeq_fast.solvers.base import IterativeSolver, Solver, make, names, register
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import Callback, ConvergenceWarning, Solution, SolveInfo, warn_if_unconverged
+from ddeq_fast.solvers.iterate import (
+    Callback,
+    ConvergenceWarning,
+    Solution,
+    SolveInfo,
+    quiet,
+    refuse_transforms,
+    warn_if_unconverged,
+)
 from ddeq_fast.solvers.optimizers import SGD, Adam
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward, check_scale
 
@@ -40,16 +48,24 @@ def solve(
         options: passed to the solver named.
 
     Returns:
-        `Solution(particles, info)`. Samples above the tolerance are counted in a `ConvergenceWarning`.
+        `Solution(particles, info)`, without derivatives. Samples above the tolerance are counted in a
+        `ConvergenceWarning`, and so are those of them whose residual is no more than rounding.
 
     Raises:
         TypeError, ValueError: bad start cloud, weights, solver or option.
+        RuntimeError: in forward mode or under `torch.vmap`.
     """
     solver = make(solver, **options)
+    if not isinstance(problem, Pushforward):
+        raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    if isinstance(start, Tensor):
+        refuse_transforms(start)
     problem.check(start)
     given = {"scale": check_scale(scale, start), "callback": callback}
     solution = solver.solve(problem, start, **{name: value for name, value in given.items() if value is not None})
-    warn_if_unconverged(type(solver).__name__, solution.info, solver.tol)
+    warn_if_unconverged(solver, problem, solution)
     return solution
 
 
@@ -68,6 +84,9 @@ __all__ = [
     "SolveInfo",
     "Callback",
     "ConvergenceWarning",
+    "quiet",
+    "check_scale",
+    "refuse_transforms",
     "make",
     "names",
     "register",

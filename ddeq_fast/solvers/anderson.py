@@ -66,7 +66,8 @@ class Anderson(IterativeSolver):
         mixing: share of the combined residual added, in (0, 1].
         ridge: regularisation of the least-squares problem.
         max_steps, tol, relative, check_every, backend, cuda_graph: see `IterativeSolver`.
-        patience: give up on a sample whose residual has not halved in so many steps; None never does.
+        patience: give up on a sample whose residual has not halved in so many steps; None never does. A few steps are
+            enough where nothing but rounding is left of it.
     """
 
     keep_best = True
@@ -112,7 +113,11 @@ class Anderson(IterativeSolver):
         return empty_history(z, self.depth)
 
     def step(self, problem, z, y, vjp, state, step):
-        if problem.frozen is not None or problem.weights is not None:
-            y = torch.where(problem.moving(z), y, z)
-        z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
-        return z_next, state, y - z
+        if problem.frozen is None and problem.weights is None:
+            z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
+            return z_next, state, y - z
+        # Padding has no part in the norms that weigh iterates, and is left where it is.
+        inside, moving = problem.present(z), problem.moving(z)
+        y = torch.where(moving, y, inside)
+        z_next, state = mix(inside, y, state, step, self.mixing, self.ridge)
+        return torch.where(moving, z_next, z), state, y - inside

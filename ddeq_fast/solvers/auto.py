@@ -9,8 +9,9 @@ from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.base import Solver
 from ddeq_fast.solvers.flow import MMDFlow
-from ddeq_fast.solvers.iterate import Callback, Solution
+from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import FixedTarget
+from ddeq_fast.validation import check_integer
 
 
 class Auto(Solver):
@@ -24,6 +25,9 @@ class Auto(Solver):
 
     Args:
         kernel: kernel of the residual and of the flow; `Riesz(1)` if None.
+        max_steps: most steps of all stages together, on any sample: an Anderson acceleration of so many, and flows of
+            what it leaves of them; one more evaluation certifies the last cloud. The flow alone may then end lower.
+            None for what each stage is allowed on its own.
         tol: residual MMD(Z, F(Z)) at which a sample is done.
         relative: measure residuals relative to that of the start cloud.
         anderson, flow: options of the two solvers, other than those that would make their residuals incomparable.
@@ -35,6 +39,7 @@ class Auto(Solver):
         self,
         kernel: RadialKernel | None = None,
         *,
+        max_steps: int | None = None,
         tol: float = 1e-3,
         relative: bool = True,
         anderson: dict | None = None,
@@ -43,27 +48,40 @@ class Auto(Solver):
         cuda_graph: bool = False,
     ):
         shared = {"kernel": kernel, "tol": tol, "relative": relative, "backend": backend, "cuda_graph": cuda_graph}
+        self.max_steps = None if max_steps is None else check_integer("max_steps", max_steps)
         for name, options in (("anderson", anderson), ("flow", flow)):
+            if not isinstance(options, (dict, type(None))):
+                raise TypeError(f"{name} must be a dict of options, got {type(options).__name__}")
             clash = sorted({*shared, "stop_on", "stop_together", "anneal", "rescale"} & set(options or ()))
             if clash:
                 raise ValueError(f"{name} must not set {', '.join(clash)}: the residuals of both solvers are compared")
         self.anderson = Anderson(**{**shared, **(anderson or {})})
         self.flow = MMDFlow(**{**shared, **(flow or {})})
-        self.tol = self.anderson.tol
+        self.tol, self.backend = self.anderson.tol, self.anderson.backend
+
+    @property
+    def rounding_kernel(self):
+        return self.anderson.kernel
 
     def solve(self, problem, start, *, scale=None, callback=None):
+        steps = self.max_steps
         if isinstance(problem, FixedTarget):  # its image may have another number of points
-            return self.flow.solve(problem, start, scale=scale, callback=callback)
-        best = self.anderson.solve(problem, start, scale=scale, callback=callback)
+            return iterate(self.flow, problem, start, scale, callback, steps)
+        problem = problem.recorded(start)
+        best = iterate(self.anderson, problem, start, scale, callback, steps)
         for from_start in (False, True):
             rows = (~(best.info.converged | self._at_rounding(problem, best))).nonzero().squeeze(1)
             if not rows.numel():
                 break
+            if self.max_steps is not None:  # each stage takes one evaluation more than steps
+                steps = self.max_steps - int(best.info.evaluations[rows].max())
+                if steps < 1:
+                    break
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles
             scale = tree.select(best.info.scale, rows)
-            again = self.flow.solve(part, begin[rows], scale=scale, callback=_among(callback, best, rows))
+            again = iterate(self.flow, part, begin[rows], scale, _among(callback, best, rows), steps)
             best = _better(best, again, rows)
         return best
 
@@ -71,8 +89,8 @@ class Auto(Solver):
         """Samples whose residual is what the rounding of their particles makes of it: nothing lowers it."""
         if bool(solution.info.converged.all()):
             return solution.info.converged
-        limit = problem.rounding(solution.particles, self.anderson.kernel, self.anderson.backend)
-        return solution.info.residual * solution.info.scale <= 2 * limit
+        residual = solution.info.residual * solution.info.scale
+        return problem.at_rounding(solution.particles, residual, self.anderson.kernel, self.backend)
 
 
 def _among(callback: Callback | None, best: Solution, rows) -> Callback | None:

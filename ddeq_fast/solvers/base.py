@@ -11,7 +11,7 @@ from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.validation import check_choice, check_integer, check_number
+from ddeq_fast.validation import check_choice, check_flag, check_integer, check_number
 
 
 class Solver:
@@ -21,6 +21,8 @@ class Solver:
     """
 
     tol: float
+    # Kernel of the residual, to tell what of it is rounding; None if it is no MMD(Z, F(Z)) in one kernel.
+    rounding_kernel: RadialKernel | None = None
 
     def solve(
         self, problem: Pushforward, start: Tensor, *, scale: Tensor | None = None, callback: Callback | None = None
@@ -68,11 +70,11 @@ class IterativeSolver(Solver):
         self.kernel = check_kernel(kernel)
         self.max_steps = check_integer("max_steps", max_steps)
         self.tol = check_number("tol", tol, closed=True)
-        self.relative, self.stop_together = relative, stop_together
+        self.relative, self.stop_together = check_flag("relative", relative), check_flag("stop_together", stop_together)
         self.stop_on = check_choice("stop_on", stop_on, ("mmd", "gradient"))
         self.check_every = check_integer("check_every", check_every)
         self.backend = backends.check_whole(type(self).__name__, backend)
-        self.cuda_graph = bool(cuda_graph)
+        self.cuda_graph = check_flag("cuda_graph", cuda_graph)
         if self.cuda_graph and self.alike_from is None:
             raise ValueError(f"cuda_graph needs steps that are all alike, and this {type(self).__name__} changes them")
 
@@ -88,6 +90,10 @@ class IterativeSolver(Solver):
         """Kernel of the residual at this step."""
         return self.kernel
 
+    @property
+    def rounding_kernel(self):
+        return self.kernel if self.stop_on == "mmd" and not self.stop_together else None
+
     def solve(self, problem, start, *, scale=None, callback=None):
         return iterate(self, problem, start, scale, callback)
 
@@ -97,6 +103,10 @@ _SOLVERS: dict[str, Callable[..., Solver]] = {}
 
 def register(name: str, factory: Callable[..., Solver]) -> None:
     """Make a solver known by name."""
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {type(name).__name__}")
+    if not callable(factory):
+        raise TypeError(f"factory must make solvers when called, got {type(factory).__name__}")
     if name in _SOLVERS:
         raise ValueError(f"solver name {name!r} is taken")
     _SOLVERS[name] = factory
@@ -114,7 +124,7 @@ def make(solver: str | Solver, **options) -> Solver:
     """
     if isinstance(solver, str):
         return _SOLVERS[check_choice("solver", solver, _SOLVERS)](**options)
-    if not hasattr(solver, "solve"):
+    if not hasattr(solver, "solve") or isinstance(solver, type):
         raise TypeError(f"solver must be a name or a Solver, got {type(solver).__name__}")
     if options:
         raise TypeError(f"options {', '.join(options)} need a solver given by name, got {type(solver).__name__}")

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends
+from ddeq_fast import backends, transforms
+from ddeq_fast.library import encode, evaluate_op
 from ddeq_fast.mmd import signed_measure
 from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import Mixture, RadialKernel
 from ddeq_fast.solvers.base import IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.validation import check_choice, check_integer, check_number
+from ddeq_fast.validation import check_choice, check_flag, check_integer, check_number, check_pair
 
 
 class _State(NamedTuple):
@@ -71,25 +72,33 @@ class MMDFlow(IterativeSolver):
         regulariser: tuple[float, float] | None = None,
         cuda_graph: bool = False,
     ):
-        kernels = kernel if isinstance(kernel, Sequence) else (kernel,)
+        kernels = kernel if isinstance(kernel, Sequence) and not isinstance(kernel, str) else (kernel,)
         if not kernels:
             raise ValueError("kernel must name at least one kernel, got an empty sequence")
         self.kernels = tuple(check_kernel(k) for k in kernels)
         self.lr = check_number("lr", lr)
         self.needs_vjp = check_choice("gradient", gradient, ("autodiff", "witness")) == "autodiff"
         self.optimizer = SGD() if optimizer is None else optimizer
-        self.lr_decay, self.anneal, self.noise = lr_decay, anneal, noise
-        self.rescale, self.first_kernel_only, self.regulariser = rescale, first_kernel_only, regulariser
-        if not hasattr(self.optimizer, "direction"):
-            raise TypeError(f"optimizer must be a descent rule such as SGD(0.9), got {type(optimizer).__name__}")
+        if isinstance(self.optimizer, type) or not all(hasattr(self.optimizer, part) for part in ("init", "direction")):
+            got = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+            raise TypeError(f"optimizer must be a descent rule such as SGD(0.9), got {got}")
+        self.lr_decay = check_pair("lr_decay", lr_decay, "(factor, steps)")
         check_number("lr_decay factor", lr_decay[0])
         check_integer("lr_decay steps", lr_decay[1])
+        self.noise = check_pair("noise", noise, "(beta, factor)")
         check_number("noise beta", noise[0], closed=True)
         check_number("noise factor", noise[1], closed=True)
+        self.rescale = check_flag("rescale", rescale)
+        self.first_kernel_only = check_flag("first_kernel_only", first_kernel_only)
+        self.anneal, self.regulariser = anneal, regulariser
         if anneal is not None:
+            self.anneal = check_pair("anneal", anneal, "(factor, minimum)")
             check_number("anneal factor", anneal[0])
             check_number("anneal minimum", anneal[1])
+            if not any(hasattr(term, "sigma") for k in self.kernels for _, term in k.terms()):
+                raise ValueError(f"anneal needs a kernel with a bandwidth, got {kernel!r}")
         if regulariser is not None:
+            self.regulariser = check_pair("regulariser", regulariser, "(strength, p)")
             check_number("regulariser strength", regulariser[0], closed=True)
             check_number("regulariser p", regulariser[1])
         super().__init__(
@@ -103,6 +112,10 @@ class MMDFlow(IterativeSolver):
             backend=backend,
             cuda_graph=cuda_graph,
         )
+
+    @property
+    def rounding_kernel(self):
+        return super().rounding_kernel if self.anneal is None and not self.rescale else None
 
     @property
     def alike_from(self):
@@ -149,16 +162,19 @@ class MMDFlow(IterativeSolver):
         Zero for padding and for frozen particles.
         """
         a, b = problem.measures(z, y)
+        z, y = problem.present(z), problem.present_image(y)
         sources, charges = signed_measure(z, y, a, b)
         beta = self.noise[0] * self.noise[1] ** step
         targets = sources
         if beta > 0:
             targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
-        name = backends.resolve(self.backend, targets, sources, kernel)
         n = z.shape[1]
-        f = backends.get(name).evaluate(
-            targets if vjp is not None else targets[:, :n].contiguous(), sources, charges, kernel, False, True
-        )[1]
+        targets = targets if vjp is not None else targets[:, :n].contiguous()
+        if transforms.active():
+            f = evaluate_op(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
+        else:  # the operator takes as long as a small sum
+            name = backends.resolve(self.backend, targets, sources, kernel)
+            f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:

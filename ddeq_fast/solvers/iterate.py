@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
-from ddeq_fast import tree
+from ddeq_fast import precision, transforms, tree
 from ddeq_fast.solvers import graphs
-from ddeq_fast.solvers.problem import Pushforward
+from ddeq_fast.solvers.problem import FixedTarget, Pushforward
 
 
 class ConvergenceWarning(UserWarning):
@@ -24,7 +27,7 @@ class SolveInfo(NamedTuple):
     evaluations: (B,) int64, evaluations of F spent on the sample (a vector-Jacobian product is not counted again).
     residual: (B,) float64, MMD(Z, F(Z)) of the returned cloud, divided by that of the start cloud if relative.
     converged: (B,) bool, residual <= tol.
-    scale: (B,) float64, what the residual is relative to; 1 if absolute.
+    scale: (B,) float64, what the residual is relative to; 1 if absolute, or if the start was a fixed point already.
     """
 
     evaluations: Tensor
@@ -40,19 +43,47 @@ class Solution(NamedTuple):
     info: SolveInfo
 
 
-def warn_if_unconverged(name: str, info: SolveInfo, tol: float) -> None:
-    """Issue a `ConvergenceWarning` that counts the samples above the tolerance; with tol = 0 none is expected."""
-    if tol > 0:
-        warn_of(name, info.residual, info.converged, tol, stacklevel=4)
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, stacklevel: int = 3) -> None:
-    """Issue a `ConvergenceWarning` if some samples have not converged."""
+@contextmanager
+def quiet():
+    """No `ConvergenceWarning` from what this thread does inside; filters of warnings are the whole process's."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def warn_if_unconverged(solver, problem: Pushforward, solution: Solution) -> None:
+    """Issue a `ConvergenceWarning` that counts the samples above the tolerance; with tol = 0 none is expected.
+
+    It counts those down at the rounding of their precision too, which no more steps would help.
+    """
+    info, z, rest = solution.info, solution.particles, ""
+    if not solver.tol > 0 or _QUIET.get() or bool(info.converged.all()):
+        return
+    kernel, lowest = getattr(solver, "rounding_kernel", None), problem.precision(z)
+    if lowest != z.dtype:
+        rest = f"; F is evaluated in {lowest}, whose rounding bounds how far they fall"
+    elif kernel is not None and not isinstance(problem, FixedTarget):
+        stuck = problem.at_rounding(z, info.residual * info.scale, kernel, solver.backend) & ~info.converged
+        if bool(stuck.any()):
+            rest = (
+                f"; {int(stuck.sum())} of them are down at the rounding of {z.dtype}, where more steps do not help: "
+                "float64 goes on, by model.double() and inputs to match, or a larger tol accepts them"
+            )
+    warn_of(type(solver).__name__, info.residual, info.converged, solver.tol, rest, stacklevel=4)
+
+
+def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, rest: str = "", stacklevel: int = 3) -> None:
+    """Issue a `ConvergenceWarning` if some samples have not converged; its text ends with `rest`."""
     missed = ~converged
-    if bool(missed.any()):
+    if not _QUIET.get() and bool(missed.any()):
         warnings.warn(
             f"{name}: {int(missed.sum())} of {missed.numel()} samples ended above a residual of {tol:g} "
-            f"(worst {float(residual.max()):.2g})",
+            f"(worst {float(residual.max()):.2g}){rest}",
             ConvergenceWarning,
             stacklevel=stacklevel,
         )
@@ -62,39 +93,67 @@ def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, stacklev
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
+# Steps in which a sample down at the rounding of its precision must have gained a tenth, to go on.
+FLOOR_STEPS = 5
+
+
 @torch.no_grad()
 def iterate(
-    solver, problem: Pushforward, start: Tensor, scale: Tensor | None = None, callback: Callback | None = None
+    solver,
+    problem: Pushforward,
+    start: Tensor,
+    scale: Tensor | None = None,
+    callback: Callback | None = None,
+    max_steps: int | None = None,
 ) -> Solution:
     """Run `solver` (see `IterativeSolver`) from `start` (B, n, d) until every sample is done or steps run out.
 
     `scale` (B,) is what residuals are relative to, that of `start` if None. `callback` is called before every step and
-    after the last.
+    after the last. `max_steps` are the solver's if None, and never more than those.
+
+    Raises:
+        RuntimeError: under `torch.vmap`, or in forward mode, whose derivatives no solve passes on.
     """
-    return _Run(solver, problem, start, scale, callback).run()
+    refuse_transforms(start, *tree.leaves((problem.context, problem.weights)))
+    problem = problem.recorded(start)
+    with precision.disabled(start.device.type):  # that of F is the problem's own affair
+        return _Run(solver, problem, start, scale, callback, max_steps).run()
+
+
+def refuse_transforms(*tensors: Tensor) -> None:
+    """Raise RuntimeError if one of them is mapped, or has a tangent, of which the solution would know nothing."""
+    if not transforms.active():
+        return
+    if any(map(transforms.mapped, tensors)):
+        raise RuntimeError("a solve cannot run under torch.vmap, since it looks at residuals: stack the clouds instead")
+    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError(
+            "a solve has no forward-mode derivatives: take those of reverse mode (torch.autograd.grad, torch.func.vjp)"
+        )
 
 
 class _Run:
     """One solve. Full-batch results in `z`, `residual`...; `rows` are the samples still moving."""
 
-    def __init__(self, solver, problem, start, scale, callback):
+    def __init__(self, solver, problem, start, scale, callback, max_steps):
         self.solver, self.callback = solver, callback
+        self.max_steps = solver.max_steps if max_steps is None else min(max_steps, solver.max_steps)
         self.problem = problem.prepared()
         batch, device = start.shape[0], start.device
         self.z = start.detach().clone()
         self.residual = torch.full((batch,), torch.inf, dtype=torch.float64, device=device)
         self.evaluations = torch.zeros(batch, dtype=torch.int64, device=device)
         self.rows = torch.arange(batch, device=device)
-        self.milestone = self.residual.clone()  # residual and step of the last real gain, for `patience`
-        self.milestone_step = torch.zeros_like(self.evaluations)
+        # Residuals and steps of the last halving, for `patience`, and of the last gain of a tenth.
+        self.halved, self.gained = ((self.residual.clone(), torch.zeros_like(self.evaluations)) for _ in range(2))
         self.scale = scale
         self.recorded, self.replay = solver.cuda_graph and graphs.usable(start), None
 
     def run(self) -> Solution:
         solver, z, state = self.solver, self.z.clone(), None
         moving, everyone = torch.ones_like(self.rows, dtype=torch.bool), True
-        for step in range(solver.max_steps + 1):
-            last = step == solver.max_steps
+        for step in range(self.max_steps + 1):
+            last = step == self.max_steps
             check = last or step % solver.check_every == 0
             y, proposal, state, direction = self._advance(z, state, step)
             self.evaluations.index_add_(0, self.rows, moving.long())
@@ -105,8 +164,7 @@ class _Run:
                     squared = direction.double().square().sum((1, 2))
                 else:
                     squared = self.problem.squared_mmd(z, y, solver.kernel_at(state, step), solver.backend)
-                finite = z.isfinite().all(-1).all(-1) & y.isfinite().all(-1).all(-1)
-                moving = self._record(squared.masked_fill(~finite, torch.nan), z, moving, step)
+                moving = self._record(squared, z, y, moving, step)
             self._show(step, z, moving)
             if last:
                 break
@@ -125,7 +183,7 @@ class _Run:
 
     def _advance(self, z, state, step):
         """F(z); before the last step also the next cloud, the next state and the direction of the step."""
-        solver, last = self.solver, step == self.solver.max_steps
+        solver, last = self.solver, step == self.max_steps
         if self.recorded and not last:
             if step == max(1, solver.alike_from):
                 self.replay = graphs.recording(solver, self.problem, z, state, step)
@@ -133,6 +191,8 @@ class _Run:
                 return self.replay(z, state)
         y, vjp = self.problem.linearise(z) if solver.needs_vjp and not last else (self.problem.image(z), None)
         if step == 0:
+            refuse_transforms(y)
+            self.problem.check_image(z, y)
             state = solver.init(self.problem, z, y)
         return (y, None, state, None) if last else (y, *solver.step(self.problem, z, y, vjp, state, step))
 
@@ -143,22 +203,40 @@ class _Run:
             particles[self.rows[moving]] = z[moving]
             self.callback(step, particles, self.residual.clone())
 
-    def _record(self, squared, z, moving, step):
+    def _record(self, squared, z, y, moving, step):
         """Take down residuals and clouds of the moving samples; return those that go on."""
-        solver, rows = self.solver, self.rows
+        solver, rows, problem = self.solver, self.rows, self.problem
+        # One that has overflown would make all others small beside it.
+        finite = squared.isfinite() & problem.present(z).isfinite().all(-1).all(-1)
+        finite &= problem.present_image(y).isfinite().all(-1).all(-1)
+        squared = squared.masked_fill(~finite, torch.nan)
         if solver.stop_together:
             squared = squared.mean().expand_as(squared)
         if self.scale is None:
-            self.scale = squared.sqrt() if solver.relative else torch.ones_like(squared)
-        # A start that is a fixed point already has nothing to be relative to.
-        residual = torch.where(squared == 0, 0.0, squared.sqrt() / self.scale[rows])
+            # A start that is a fixed point already is nothing to be relative to.
+            self.scale = torch.where((squared != 0) & solver.relative, squared.sqrt(), 1)
+        residual = squared.sqrt() / self.scale[rows]
         better = moving & (residual < self.residual[rows]) if solver.keep_best else moving
         self.z[rows[better]] = z[better]
         self.residual[rows[better]] = residual[better]
         going = moving & (residual > solver.tol)
         if solver.patience is not None:
-            gained = residual < 0.5 * self.milestone[rows]
-            self.milestone[rows[gained]] = residual[gained]
-            self.milestone_step[rows[gained]] = step
-            going &= step - self.milestone_step[rows] <= solver.patience
+            going &= self._since(self.halved, 0.5, residual, step) <= solver.patience
+            idle = self._since(self.gained, 0.9, residual, step) >= FLOOR_STEPS
+            going &= ~self._at_the_floor(going & idle, z, y)
         return going
+
+    def _since(self, milestone, factor, residual, step):
+        """Steps since the residual fell to this part of what it was at the milestone, which moves on with it."""
+        (best, when), rows = milestone, self.rows
+        fallen = residual < factor * best[rows]
+        best[rows[fallen]], when[rows[fallen]] = residual[fallen], step
+        return step - when[rows]
+
+    def _at_the_floor(self, idle, z, y):
+        """Which of the `idle` samples have nothing left but rounding, and a tolerance far below that."""
+        if self.solver.tol == 0 or not bool(idle.any()):
+            return torch.zeros_like(idle)
+        rows, limit = self.rows, self.problem.rounding(z, self.solver.kernel, self.solver.backend)
+        low = self.residual[rows] * self.scale[rows] <= 2 * limit
+        return idle & low & (self.solver.tol * self.scale[rows] < limit / 2)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddeq_fast.validation import check_number
+from ddeq_fast.validation import check_flag, check_number
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class SGD:
 
     def __post_init__(self):
         check_number("momentum", self.momentum, high=1.0, closed=True)
+        check_flag("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0")
 

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from ddeq_fast import tree
+from ddeq_fast import transforms, tree
+from ddeq_fast.differentiation import twice_differentiable
 from ddeq_fast.mmd import energy, normalised, signed_measure
+from ddeq_fast.precision import Autocast
 from ddeq_fast.radial import RadialKernel
-from ddeq_fast.validation import check_cloud, check_mask, check_weights
+from ddeq_fast.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
+
+# Largest coordinates, and one over the least, whose squares float64 holds.
+_WIDEST = 1e139
 
 
 class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
 
     Args:
-        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have a method
-            prepare(context), see `prepared`.
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have the methods
+            prepare(context), see `prepared`, and check_particles(z), which raises if z is none of its clouds, and a
+            `network_dtype`, the precision that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they are only held, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding; None means equal.
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
+
+    Raises:
+        TypeError: func cannot be called.
     """
 
+    # Autocast in which F is evaluated; None for that of the caller, see `recorded`.
+    autocast: Autocast | None = None
+
     def __init__(self, func: Callable, context=None, weights: Tensor | None = None, frozen: Tensor | None = None):
+        if not callable(func):
+            raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
+        if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
+            frozen = frozen.squeeze(-1)
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
         self.separable = context is not None
 
@@ -35,14 +52,48 @@ class Pushforward:
         if isinstance(z, Tensor) and z.dim() != 3:
             raise ValueError(f"z0 must have shape (B, n, d), got {tuple(z.shape)}")
         check_cloud("z0", z)
+        if hasattr(self.func, "check_particles"):
+            self.func.check_particles(z)
+        self._check_context(z)
         if self.weights is not None:
             check_weights("z", self.weights, None, z)
         if self.frozen is not None:
             self.frozen = check_mask("frozen", self.frozen, z)
 
+    def _check_context(self, z):
+        for tensor in tree.leaves(self.context):
+            if not tensor.dim() or len(tensor) != len(z):
+                raise ValueError(f"context must hold tensors of {len(z)} clouds, as z0 does, got {tuple(tensor.shape)}")
+
+    def check_image(self, z: Tensor, y: Tensor) -> None:
+        """Raise ValueError if `y` cannot be the image of `z`."""
+        if y.shape != z.shape:
+            raise ValueError(
+                f"func must map clouds (B, n, d) to as many points, {tuple(z.shape)}, got {tuple(y.shape)}"
+            )
+
     def select(self, index: Tensor) -> Pushforward:
         """The problem of some samples of the batch."""
-        return Pushforward(self.func, *tree.select((self.context, self.weights, self.frozen), index))
+        part = copy.copy(self)
+        part.context, part.weights, part.frozen = tree.select((self.context, self.weights, self.frozen), index)
+        return part
+
+    def recorded(self, z: Tensor) -> Pushforward:
+        """The same problem, whose F is evaluated under the autocast of this moment wherever that happens.
+
+        Itself if it was recorded before: what is in its context was computed under that autocast.
+        """
+        if self.autocast is not None:
+            return self
+        problem = copy.copy(self)
+        problem.autocast = Autocast(z.device.type)
+        return problem
+
+    def precision(self, z: Tensor) -> torch.dtype:
+        """The lowest precision in F(z): that of the particles, of autocast, or the network's own."""
+        state = self.autocast or Autocast(z.device.type)
+        given = (z.dtype, state.dtype, getattr(self.func, "network_dtype", None))
+        return max((dtype for dtype in given if dtype is not None), key=lambda dtype: torch.finfo(dtype).eps)
 
     def prepared(self) -> Pushforward:
         """The same problem for many evaluations and products with J^T, whose context F has prepared, if it can.
@@ -50,7 +101,7 @@ class Pushforward:
         Only F and its first derivative in Z are right then.
         """
         prepare = getattr(self.func, "prepare", None)
-        if prepare is None or not self.separable:
+        if prepare is None or not self.separable or transforms.active():
             return self
         problem = copy.copy(self)
         with torch.no_grad():
@@ -66,9 +117,17 @@ class Pushforward:
             moving &= ~self.frozen.reshape(moving.shape)
         return moving
 
+    def present(self, points: Tensor) -> Tensor:
+        """Points (B, n, d) with zeros at padding, which may lie anywhere, and where no number may come from."""
+        return points if self.weights is None else points.masked_fill((self.weights <= 0)[..., None], 0)
+
     def image(self, z: Tensor) -> Tensor:
-        """F(z)."""
-        return self.func(z, self.context, self.weights)
+        """F(z), in the dtype of z."""
+        with nullcontext() if self.autocast is None else self.autocast.entered():
+            y = self.func(z, self.context, self.weights)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"func must return a tensor, the image of z, got {type(y).__name__}")
+        return y.to(z.dtype)
 
     def held_image(self, z: Tensor) -> Tensor:
         """F(z), with frozen particles where they are."""
@@ -81,6 +140,9 @@ class Pushforward:
         The map may be applied once, after which its memory is free, or again and again if `reusable`.
         """
         problem = self.prepared() if reusable else self
+        if transforms.active():  # where requires_grad_ is refused
+            y, pull = torch.func.vjp(problem.image, z.detach())
+            return y, lambda g: pull(g)[0]
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             y = problem.image(z)
@@ -93,6 +155,49 @@ class Pushforward:
 
         return y.detach(), vjp
 
+    def jacobian(self, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """F(z) and the maps v -> J v and g -> J^T g, both for use again and again; F is differentiated twice.
+
+        J v is the derivative of J^T u in u: forward mode, whose levels are the whole process's, is not for threads.
+        """
+        context = tree.apply(torch.Tensor.detach, self.context)  # no gradient is wanted of it
+        with torch.enable_grad(), twice_differentiable():
+            try:
+                z = z.detach().requires_grad_()
+            except RuntimeError as error:
+                raise RuntimeError("products with J do not run under the transforms of torch.func") from error
+            problem = copy.copy(self)
+            problem.context = context
+            y = problem.image(z)
+            u = torch.zeros_like(y).requires_grad_()
+            g = torch.autograd.grad(y, z, u, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
+
+        def product(output, given, vector):
+            if output is None or not output.requires_grad:
+                return torch.zeros_like(given)
+            try:
+                (found,) = torch.autograd.grad(output, given, vector, retain_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"func must be twice differentiable, and {error}: for attention, take networks.attention.attend"
+                ) from error
+            return torch.zeros_like(given) if found is None else found
+
+        return y.detach(), lambda v: product(g, u, v), lambda w: product(y, z, w)
+
+    def product(self, product: Callable[[Tensor], Tensor], z: Tensor) -> Callable[[Tensor], Tensor]:
+        """A product with J or J^T at z, of tensors in any precision; in a half one it is kept in range."""
+
+        def widened(v):
+            return product(v.to(z.dtype)).to(v.dtype)
+
+        def scaled(v):
+            largest = v.abs().amax((1, 2), keepdim=True)
+            size = torch.where(largest > 0, largest.log2().floor().exp2(), 1)  # a power of 2, which costs no digits
+            return widened(v / size) * size
+
+        return widened if self.precision(z).itemsize >= 4 else scaled
+
     def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of mass one of the cloud and of its image, (B, n) each."""
         weights = z.new_ones(z.shape[:2]) if self.weights is None else self.weights
@@ -100,10 +205,18 @@ class Pushforward:
 
     def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
-        nearly equal numbers that float32 does not resolve."""
-        z, y = z.double(), y.double()
+        nearly equal numbers that float32 does not resolve. NaN for a sample that has left the range of numbers."""
+        z, y = self.present(z).double(), self.present_image(y).double()
         points, charges = signed_measure(z, y, *self.measures(z, y))
-        return energy(points, charges, kernel, backend).clamp_min(0)
+        # The sums refuse a batch for the sake of one cloud whose squares float64 does not hold.
+        size = points.abs().amax((1, 2))
+        inside = size < _WIDEST
+        points = torch.where((inside & (size > 1 / _WIDEST))[:, None, None], points, 0)
+        return energy(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
+
+    def present_image(self, y: Tensor) -> Tensor:
+        """The same of an image of the cloud."""
+        return self.present(y)
 
     def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD of the cloud and itself rounded once more, (B,) in float64: about the least residual that its
@@ -111,17 +224,24 @@ class Pushforward:
         noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)).to(z)
         return self.squared_mmd(z, z * (1 + torch.finfo(z.dtype).eps * noise), kernel, backend).sqrt()
 
+    def at_rounding(self, z: Tensor, residual: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
+        """Samples whose residual MMD(Z, F(Z)), absolute, is what rounding makes of it: no step lowers it; (B,)."""
+        return residual <= 2 * self.rounding(z, kernel, backend)
 
-def check_scale(scale: Tensor | None, start: Tensor) -> Tensor | None:
+
+def check_scale(scale: Tensor | None, start: Tensor, name: str = "scale") -> Tensor | None:
     """`scale` as positive float64 numbers (B,), one for each cloud of `start`; None stays None."""
     if scale is None:
         return None
     if not isinstance(scale, Tensor):
-        raise TypeError(f"scale must be a torch.Tensor, got {type(scale).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(scale).__name__}")
+    if scale.dtype not in FLOATS:
+        raise TypeError(f"{name} must have a floating-point dtype, got {scale.dtype}")
     if scale.shape != start.shape[:1]:
-        raise ValueError(f"scale must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
+        raise ValueError(f"{name} must have shape {tuple(start.shape[:1])}, got {tuple(scale.shape)}")
+    check_finite(name, scale)
     if not bool((scale > 0).all()):
-        raise ValueError(f"scale must be positive, got a minimum of {float(scale.min()):g}")
+        raise ValueError(f"{name} must be positive, got a minimum of {float(scale.min()):g}")
     return scale.to(start.device, torch.float64)
 
 
@@ -138,8 +258,7 @@ class FixedTarget(Pushforward):
         check_cloud("target", target)
         super().__init__(self._constant, (target, target_weights), weights, frozen)
 
-    def check(self, z):
-        super().check(z)
+    def _check_context(self, z):
         target, weights = self.context
         check_cloud("target", target, like=("z0", z))
         if weights is not None:
@@ -149,12 +268,15 @@ class FixedTarget(Pushforward):
     def _constant(z, context, weights):
         return context[0]
 
-    def select(self, index):
-        (target, target_weights), weights, frozen = tree.select((self.context, self.weights, self.frozen), index)
-        return FixedTarget(target, target_weights, weights, frozen)
+    def check_image(self, z, y):
+        pass  # it need not have as many points
 
     def image(self, z):
         return self.context[0]
+
+    def present_image(self, y):
+        weights = self.context[1]
+        return y if weights is None else y.masked_fill((weights <= 0)[..., None], 0)
 
     def measures(self, z, y):
         b = self.context[1]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +26,13 @@ from ddeq_fast.implicit import jacobian_norm
 from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.optional import require
 from ddeq_fast.signals import stop_on_signal
-from ddeq_fast.solvers import ConvergenceWarning
+from ddeq_fast.solvers import quiet
 from ddeq_fast.training import tasks
 from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.training.run import BEST, CONFIG, LAST, METRICS, line, read_config, read_metrics
 from ddeq_fast.validation import check_device
 
+_GENERATORS = threading.RLock()
 _WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others
 
 
@@ -114,9 +115,9 @@ class Trainer:
 
     @contextmanager
     def _randomness(self, *stream: int):
-        """Torch's global generators seeded by (seed, stream), and put back afterwards."""
+        """Torch's global generators seeded by (seed, stream), and put back afterwards; for one thread at a time."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with _GENERATORS, torch.random.fork_rng(devices):
             torch.manual_seed(generator(self.config.seed, *stream).initial_seed())
             yield
 
@@ -290,12 +291,12 @@ def _mean(parts: list[tuple[int, dict]]) -> dict:
     }
 
 
-@contextmanager
 def convergence_in_metrics():
-    """No warnings of samples above the tolerance: metrics count them, and a warning a step would hide the rest."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
+    """A context without warnings of samples above the tolerance, in this thread alone.
+
+    Metrics count them, and a warning a step would hide the rest.
+    """
+    return quiet()
 
 
 _SHORT = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import close
+from problems import close, fails
 from torch import nn
 
 from ddeq_fast.interop.network import DEQ
@@ -163,3 +163,28 @@ def test_fixed_particles_need_a_single_self_attention_layer():
         network(z, x, fix_mask=torch.ones(1, 4, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"^fix_all cannot be mapped"):
         network(z, x, fix_all=True)
+
+
+Z, X = torch.zeros(2, 4, 16), torch.zeros(2, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((Z, X[:1]), {}, ValueError, "z has 2 clouds but x has 1"),
+        ((Z[..., :8], X), {}, ValueError, "z must have shape (n, 16) or (B, n, 16), got (2, 4, 8)"),
+        ((Z, X[0, 0]), {}, ValueError, "x must have shape (n, 2) or (B, n, 2), got (2,)"),
+        ((Z.numpy(), X), {}, TypeError, "z must be a torch.Tensor, got ndarray"),
+        ((Z, X), {"z_mask": torch.ones(4, 2, 1) > 0}, ValueError, "z_mask must have shape (2, 4), got (4, 2)"),
+        ((Z, X), {"x_mask": torch.ones(2, 4, 1) > 0}, ValueError, "x_mask must have shape (2, 5), got (2, 4)"),
+        (
+            (Z, X),
+            {"fix_mask": torch.ones(2, 4, 1)},
+            TypeError,
+            "fix_mask must have dtype torch.bool, got torch.float32",
+        ),
+    ],
+)
+def test_clouds_and_masks_that_do_not_go_together(arguments, options, error, message):
+    with fails(error, message):
+        DEQ(**SIZES)(*arguments, **options)

@@ -5,6 +5,7 @@ import torch
 from problems import close, fails
 from torch import nn
 
+from ddeq_fast.differentiation import twice_differentiable
 from ddeq_fast.networks import attention
 from ddeq_fast.networks.attention import (
     AttentionEncoder,
@@ -204,3 +205,34 @@ def test_memories_are_prepared_outside_the_graph(cloud):
 def test_memories_in_low_precision_stay_as_they_are(cloud):
     memory = Memory(*(cloud(1, 2, 5, 3).bfloat16() for _ in range(2)))
     assert isinstance(prepared(memory, None), Memory)
+
+
+@pytest.mark.parametrize("entries", [1, 1 << 18])
+def test_second_and_forward_derivatives_of_attention(cloud, entries, monkeypatch):
+    """Also of clouds that are large enough for the fused kernels, which have neither."""
+    monkeypatch.setattr(attention, "MATRIX_ENTRIES", entries)
+    q, k, v = (cloud(1, 2, n, 3, grad=True) for n in (2, 4, 4))
+    with twice_differentiable():
+        assert torch.autograd.gradgradcheck(lambda *parts: attention.attend(*parts, None), (q, k, v))
+    found = torch.func.jvp(lambda *parts: attention.attend(*parts, None), (q, k, v), (k[:, :, :2], v, k))[1]
+
+    def moved(h):
+        return attention.attend(q + h * k[:, :, :2], k + h * v, v + h * k, None)
+
+    with torch.no_grad():
+        assert torch.allclose(found, (moved(1e-6) - moved(-1e-6)) / 2e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: attention.AttentionLayer(8, 0, 8), ValueError, "heads must be at least 1, got 0"),
+        (lambda: attention.AttentionLayer(8, 2, -1), ValueError, "dim_hidden must be at least 1, got -1"),
+        (lambda: attention.AttentionEncoder(-1, 8, 2, 8), ValueError, "layers must be at least 0, got -1"),
+        (lambda: FeedForward(8, 8, 1.5), ValueError, "dropout must lie in [0, 1), got 1.5"),
+        (lambda: PointwiseMLP(2, 0, 1), ValueError, "dim_hidden must be at least 1, got 0"),
+    ],
+)
+def test_bad_sizes(make, error, message):
+    with fails(error, message):
+        make()

@@ -61,3 +61,17 @@ def test_bad_widths(dims):
         Lift(dims)
     with fails(ValueError, "dims must be at least 1, got 0"):
         Lift((0, 2))
+    with fails(TypeError, "dims must be a tuple of widths, got 5"):
+        Lift(5)
+
+
+def test_points_in_another_dimension(cloud):
+    """More coordinates than the lift takes would be cut off, fewer filled up."""
+    model = lift(3, 5)
+    for dim in (2, 4):
+        with fails(ValueError, f"x must have points in dimension 3, got shape (4, {dim})"):
+            model(cloud(4, dim))
+        with fails(ValueError, f"y must have points in dimension 5, got shape (4, {dim})"):
+            model.inverse(cloud(4, dim))
+    with fails(TypeError, "x must be a torch.Tensor, got list"):
+        model([1.0])

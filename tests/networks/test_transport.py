@@ -260,6 +260,55 @@ def test_compiled_whole_for_batches_of_any_size(clouds):
     assert counters["stats"]["unique_graphs"] <= 3
 
 
+@pytest.mark.parametrize("far", [1e30, -3e38])
+@pytest.mark.parametrize("attends", [False, True])
+def test_padding_as_far_as_numbers_go(cloud, attends, far):
+    """In float32, where its square overflows; padded particles too, other than in the original's mode."""
+    transport = small_transport(dtype=torch.float32, attend_to_padding=attends)
+    (z, z_weights), (x, weights) = (appended(cloud(2, 3, d, dtype=torch.float32), 0.0) for d in (8, 2))
+    expected, *near = gradients(transport, z, x, weights, z_weights)
+    x[:, -2:] = far
+    if not attends:
+        z[:, -2:] = far
+    found, *grads = gradients(transport, z, x, weights, z_weights)
+    assert torch.equal(found[:, :3], expected[:, :3])
+    for ours, theirs in ((grads[0], near[0]), (grads[1], near[1]), *zip(grads[2], near[2], strict=True)):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("far", [1e30, -3e38])
+def test_held_padding_as_far_as_numbers_go(cloud, far):
+    transport = small_transport(dtype=torch.float32)
+    z, context = cloud(2, 4, 8, dtype=torch.float32), transport.encode(cloud(2, 5, 2, dtype=torch.float32))
+    held, weights = appended(cloud(2, 3, 8, dtype=torch.float32), far)
+    found = transport(z, transport.hold(context, held, weights))
+    assert torch.allclose(found, transport(z, transport.hold(context, held[:, :3])), atol=1e-6)
+
+
+HELD = torch.zeros(2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("held", "weights", "error", "message"),
+    [
+        (HELD[0], None, ValueError, "held must have shape (2, m, 8), got (3, 8)"),
+        (HELD[:1], None, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
+        (HELD[..., :7], None, ValueError, "held must have shape (2, m, 8), got (2, 3, 7)"),
+        (HELD / 0, None, ValueError, "held must be finite, got 48 NaN or infinite values of 48"),
+        (HELD.double(), None, TypeError, "held has dtype torch.float64 but the network has torch.float32"),
+        (HELD.to("meta"), None, ValueError, "held is on meta but the network is on cpu"),
+        (HELD.numpy(), None, TypeError, "held must be a torch.Tensor, got ndarray"),
+        (HELD, torch.ones(2, 4), ValueError, "held_weights must have shape (2, 3), got (2, 4)"),
+        (HELD, -torch.ones(2, 3), ValueError, "held_weights must be nonnegative, got a minimum of -1"),
+        (HELD, torch.ones(2, 3) > 0, TypeError, "held_weights has dtype torch.bool but its cloud has torch.float32"),
+    ],
+)
+def test_bad_particles_to_hold(held, weights, error, message):
+    transport = small_transport(dtype=torch.float32)
+    with fails(error, message):
+        transport.hold(transport.encode(X), held, weights)
+
+
 @pytest.mark.parametrize(
     ("x", "weights", "error", "message"),
     [
@@ -269,6 +318,7 @@ def test_compiled_whole_for_batches_of_any_size(clouds):
         (X.long(), None, TypeError, "x must have a floating-point dtype, got torch.int64"),
         (X.numpy(), None, TypeError, "x must be a torch.Tensor, got ndarray"),
         (X.double(), None, TypeError, "x has dtype torch.float64 but the network has torch.float32"),
+        (X.to("meta"), None, ValueError, "x is on meta but the network is on cpu"),
         (X / 0, None, ValueError, "x must be finite, got 16 NaN or infinite values of 16"),
         (X, torch.zeros(2, 4), ValueError, "x_weights leaves no point in cloud 0, 1 of the batch"),
         (X, -torch.ones(2, 4), ValueError, "x_weights must be nonnegative, got a minimum of -1"),
@@ -288,6 +338,14 @@ def test_bad_input(x, weights, error, message):
         ({"dropout": 1.0}, ValueError, "dropout must lie in [0, 1), got 1.0"),
         ({"dropout": -0.1}, ValueError, "dropout must lie in [0, 1), got -0.1"),
         ({"dim_lift": (4, 0, 8)}, ValueError, "dim_lift must be at least 1, got 0"),
+        ({"dim_lift": (4, 8)}, TypeError, "dim_lift must be three widths, got (4, 8)"),
+        ({"dim_lift": 4}, TypeError, "dim_lift must be three widths, got 4"),
+        ({"dim_hidden": 0}, ValueError, "dim_hidden must be at least 1, got 0"),
+        ({"dim_final": 1.5}, TypeError, "dim_final must be an integer, got float"),
+        ({"self_layers": -1}, ValueError, "self_layers must be at least 0, got -1"),
+        ({"cross_layers": -1}, ValueError, "cross_layers must be at least 0, got -1"),
+        ({"x_layers": True}, TypeError, "x_layers must be an integer, got bool"),
+        ({"attend_to_padding": "no"}, TypeError, "attend_to_padding must be True or False, got 'no'"),
         (
             {"network_dtype": torch.float64},
             ValueError,

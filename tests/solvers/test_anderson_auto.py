@@ -7,7 +7,8 @@ import torch
 from problems import Recorder, affine, affine_context, affine_solution, close, fails, half_turn, small_transport
 
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, solve
+from ddeq_fast.backends import names
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, FixedTarget, MMDFlow, Pushforward, solve
 from ddeq_fast.solvers.anderson import empty_history, mix
 
 
@@ -130,6 +131,9 @@ def test_frozen_particles_do_not_hold_up_the_others(cloud):
     assert close(particles[:, 1:], expected, 0.1)
 
 
+BACKENDS = f"backend must be one of auto, {', '.join(names())}; got 'fast'"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -139,6 +143,9 @@ def test_frozen_particles_do_not_hold_up_the_others(cloud):
         ({"mixing": 1.5}, ValueError, "mixing must lie in (0, 1], got 1.5"),
         ({"ridge": -1.0}, ValueError, "ridge must lie in [0, inf), got -1.0"),
         ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
+        ({"relative": "no"}, TypeError, "relative must be True or False, got 'no'"),
+        ({"cuda_graph": 1}, TypeError, "cuda_graph must be True or False, got 1"),
+        ({"backend": "fast"}, ValueError, BACKENDS),
     ],
 )
 def test_bad_options_of_anderson(options, error, message):
@@ -147,9 +154,8 @@ def test_bad_options_of_anderson(options, error, message):
 
 
 def test_anderson_needs_an_image_of_the_same_shape(cloud):
-    problem = Pushforward(lambda z, context, weights: torch.cat((z, z), 1), ())
     with fails(ValueError, "Anderson needs an image of shape (2, 3, 2), got (2, 6, 2)"):
-        solve(problem, cloud(2, 3, 2), "anderson")
+        solve(FixedTarget(cloud(2, 6, 2)), cloud(2, 3, 2), "anderson")
 
 
 TRANSPORT = small_transport()
@@ -253,6 +259,9 @@ def test_auto_passes_its_options_on():
     ("options", "error", "message"),
     [
         ({"tol": -1.0}, ValueError, "tol must lie in [0, inf), got -1.0"),
+        ({"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
+        ({"anderson": 6}, TypeError, "anderson must be a dict of options, got int"),
+        ({"backend": 6}, TypeError, "backend must be a string, got int"),
         ({"kernel": 1.0}, TypeError, "kernel must be a RadialKernel such as Riesz(1.0), got float"),
         ({"anderson": {"depth": 0}}, ValueError, "depth must be at least 2, got 0"),
         (
@@ -266,3 +275,66 @@ def test_auto_passes_its_options_on():
 def test_bad_options_of_auto(options, error, message):
     with fails(error, message):
         Auto(**options)
+
+
+@pytest.mark.parametrize("max_steps", [1, 5, 9, 30])
+def test_the_steps_of_auto_are_bounded_as_a_whole(cloud, max_steps):
+    """Anderson acceleration gives up after six steps here; the flows share what it leaves."""
+    options = {"anderson": {"patience": 5}, "flow": {"max_steps": 10, "check_every": 1}}
+    auto, func = Auto(max_steps=max_steps, tol=1e-6, **options), Recorder(half_turn)
+    info = auto.solve(Pushforward(func, ()), cloud(3, 4, 2)).info
+    assert int(info.evaluations.max()) == len(func.batches) <= max_steps + 1
+    anderson = Anderson(patience=5, tol=1e-6).solve(Pushforward(half_turn, ()), cloud(3, 4, 2)).info.evaluations.max()
+    assert bool(func.tracked) == (max_steps > anderson)
+    unbounded = Auto(tol=1e-6, **options).solve(Pushforward(half_turn, ()), cloud(3, 4, 2)).info
+    assert (unbounded.evaluations >= 22 + 6).all() or max_steps < 30
+
+
+def test_the_bound_of_auto_holds_for_a_fixed_target(cloud):
+    auto = Auto(max_steps=4, tol=1e-9)
+    assert (auto.solve(FixedTarget(cloud(2, 6, 2)), cloud(2, 3, 2)).info.evaluations == 5).all()
+
+
+def floor_problem(cloud, dtype):
+    transport = small_transport(dtype=dtype)
+    return Pushforward(transport, transport.encode(cloud(3, 6, 2).to(dtype))), cloud(3, 4, 8).to(dtype)
+
+
+def test_a_solve_stops_soon_at_the_floor_of_its_precision(cloud):
+    """Not before it: more steps lower the residual by no more than rounding moves it."""
+    problem, start = floor_problem(cloud, torch.float32)
+    particles, info = Anderson(tol=1e-6).solve(problem, start)
+    long = Anderson(tol=0.0, patience=None, max_steps=60).solve(problem, start)
+    assert (info.evaluations < 35).all() and (info.residual < 1.6 * long.info.residual).all()
+    assert problem.at_rounding(particles, info.residual * info.scale, Riesz(1.0)).all()
+    patient = Anderson(tol=1e-6, patience=None).solve(problem, start).info
+    assert (patient.evaluations == 61).all()
+
+
+def test_the_warning_tells_of_the_floor(cloud):
+    problem, start = floor_problem(cloud, torch.float32)
+    message = r"^Auto: 3 of 3 samples .*; 3 of them are down at the rounding of torch.float32, .*model\.double\(\)"
+    with pytest.warns(ConvergenceWarning, match=message):
+        solve(problem, start, tol=1e-6)
+    with pytest.warns(ConvergenceWarning, match=r"\(worst [\d.e-]+\)$"):
+        solve(problem, start, tol=1e-6, max_steps=2)
+
+
+def test_the_warning_tells_of_a_network_in_lower_precision(cloud):
+    transport = small_transport(dtype=torch.float32, network_dtype=torch.bfloat16)
+    problem = Pushforward(transport, transport.encode(cloud(3, 6, 2, dtype=torch.float32)))
+    with pytest.warns(ConvergenceWarning, match="F is evaluated in torch.bfloat16"):
+        solve(problem, cloud(3, 4, 8, dtype=torch.float32), "anderson", tol=1e-6, max_steps=10)
+
+
+def test_far_padding_does_not_slow_anderson_down(cloud):
+    """Its distance would hide the differences of all others from the mixing."""
+    problem, start = floor_problem(cloud, torch.float64)
+    expected = Anderson().solve(problem, start)
+    weights = torch.ones(3, 6).double()
+    weights[:, 4:] = 0
+    padded = torch.cat((start, torch.full((3, 2, 8), 1e30).double()), 1)
+    found = Anderson().solve(Pushforward(problem.func, problem.context, weights), padded)
+    assert torch.equal(found.info.evaluations, expected.info.evaluations)
+    assert close(found.particles[:, :4], expected.particles, 1e-9)
+    assert torch.equal(found.particles[:, 4:], padded[:, 4:])

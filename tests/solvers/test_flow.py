@@ -266,6 +266,15 @@ NAN = math.nan
         ({"regulariser": (0.1, 0.0)}, ValueError, "regulariser p must lie in (0, inf), got 0.0"),
         ({"regulariser": (NAN, 2.0)}, ValueError, "regulariser strength must lie in [0, inf), got nan"),
         ({"optimizer": "adam"}, TypeError, "optimizer must be a descent rule such as SGD(0.9), got str"),
+        ({"optimizer": Adam}, TypeError, "optimizer must be a descent rule such as SGD(0.9), got Adam"),
+        ({"kernel": "gaussian"}, TypeError, "kernel must be a RadialKernel such as Riesz(1.0), got str"),
+        ({"lr_decay": 0.5}, TypeError, "lr_decay must be a pair (factor, steps), got 0.5"),
+        ({"noise": (0.5,)}, TypeError, "noise must be a pair (beta, factor), got (0.5,)"),
+        ({"regulariser": 1.0}, TypeError, "regulariser must be a pair (strength, p), got 1.0"),
+        ({"anneal": (0.9, 0.1)}, ValueError, "anneal needs a kernel with a bandwidth, got None"),
+        ({"rescale": "no"}, TypeError, "rescale must be True or False, got 'no'"),
+        ({"first_kernel_only": 1}, TypeError, "first_kernel_only must be True or False, got 1"),
+        ({"stop_together": None}, TypeError, "stop_together must be True or False, got None"),
     ],
 )
 def test_bad_options(options, error, message):

@@ -8,7 +8,7 @@ import torch
 from problems import affine, affine_context, close, fails, small_transport
 from torch import nn
 
-from ddeq_fast import tree
+from ddeq_fast import Gaussian, tree
 from ddeq_fast.solvers import SGD, Adam, Anderson, Auto, MMDFlow, Pushforward, graphs
 
 SOLVERS = [
@@ -143,7 +143,13 @@ def test_nothing_is_recorded_off_the_gpu(start, context):
 
 
 @pytest.mark.parametrize(
-    "options", [{"optimizer": Adam()}, {"lr_decay": (0.9, 5)}, {"anneal": (0.9, 0.1)}, {"noise": (0.1, 0.9)}]
+    "options",
+    [
+        {"optimizer": Adam()},
+        {"lr_decay": (0.9, 5)},
+        {"kernel": Gaussian(), "anneal": (0.9, 0.1)},
+        {"noise": (0.1, 0.9)},
+    ],
 )
 def test_steps_that_change_are_refused(options):
     message = "cuda_graph needs steps that are all alike, and this MMDFlow changes them"

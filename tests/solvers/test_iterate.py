@@ -1,12 +1,14 @@
 """What holds for every solver: samples are independent, leave when done, and are reported truthfully."""
 
+import threading
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import references
 import torch
-from problems import Recorder, affine, affine_context, close, small_transport
+from problems import Recorder, affine, affine_context, close, fails, small_transport
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddeq_fast import Gaussian, Riesz
@@ -19,9 +21,11 @@ from ddeq_fast.solvers import (
     FixedTarget,
     MMDFlow,
     Pushforward,
+    quiet,
     solve,
 )
 
+Z0 = torch.ones(3, 4, 3).double()
 # Tolerances that the samples of `problem` reach after different numbers of evaluations.
 STEPS = {"lr": 0.3, "max_steps": 100, "check_every": 1}
 FLOW = {**STEPS, "tol": 0.4}
@@ -364,3 +368,110 @@ def test_a_solver_that_cannot_be_watched_says_so(context, start):
     assert solve(Pushforward(affine, context), start, Deaf()).info.converged.all()
     with pytest.raises(TypeError, match="callback"):
         solve(Pushforward(affine, context), start, Deaf(), callback=print)
+
+
+def test_a_start_that_overflows_makes_nothing_small_beside_it(start):
+    """The discrepancy of the first clouds is beyond float64: what comes after is no converged part of it."""
+    with pytest.warns(ConvergenceWarning, match="3 of 3 samples"):
+        info = solve(Pushforward(lambda z, context, weights: 0.5 * z.tanh(), ()), 1e200 * start, "anderson").info
+    assert not info.converged.any()
+
+
+@pytest.mark.parametrize("far", [1e30, 3e38])
+def test_padding_of_the_cloud_may_lie_anywhere(solver, cloud, far):
+    """In float32, where its square overflows, and it stays where it is."""
+    transport = small_transport(dtype=torch.float32)
+    z, weights = 2 * cloud(3, 6, 8, dtype=torch.float32), torch.ones(3, 6)
+    weights[:, 4:] = 0
+    problem = Pushforward(transport, transport.encode(cloud(3, 6, 2, dtype=torch.float32)), weights)
+    found = []
+    for value in (0.0, far):
+        z[:, 4:] = value
+        found.append(solver.solve(problem, z))
+    assert torch.equal(found[1].particles[:, :4], found[0].particles[:, :4])
+    assert torch.equal(found[1].info.residual, found[0].info.residual) and found[1].info.residual.isfinite().all()
+    assert (found[1].particles[:, 4:] == far).all()
+
+
+def test_forward_mode_and_vmap_are_refused(solver, context, start):
+    def of_start(z):
+        return solve(Pushforward(affine, context), z, solver).particles
+
+    def of_context(offset):
+        return solve(Pushforward(affine, (context[0], offset)), start, solver).particles
+
+    def of_a_closure(offset):
+        return solve(Pushforward(lambda z, given, weights: affine(z, (context[0], offset), weights)), start, solver)[0]
+
+    for function, value in ((of_start, start), (of_context, context[1]), (of_a_closure, context[1])):
+        with pytest.raises(RuntimeError, match="a solve has no forward-mode derivatives"):
+            torch.func.jvp(function, (value,), (value,))
+    with pytest.raises(RuntimeError, match=r"a solve cannot run under torch\.vmap"):
+        torch.vmap(of_start)(start[None])
+
+
+def test_warnings_are_quieted_for_one_thread(start):
+    """And filters of warnings, which are the whole process's, are left alone."""
+    problem, filters, heard = Pushforward(lambda z, context, weights: z + 1, ()), list(warnings.filters), []
+    inside, done = threading.Event(), threading.Event()
+
+    def quietly():
+        with quiet():
+            inside.set()
+            done.wait(10)
+            solve(problem, start, "anderson", max_steps=2)
+
+    thread = threading.Thread(target=quietly)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        filters = list(warnings.filters)
+        thread.start()
+        assert inside.wait(10)
+        heard.append(list(warnings.filters) == filters)
+        solve(problem, start, "anderson", max_steps=2)
+        done.set()
+        thread.join()
+        heard.append(list(warnings.filters) == filters)
+    assert all(heard) and [entry.category for entry in caught] == [ConvergenceWarning]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((affine, Z0), {}, TypeError, "problem must be a Pushforward, got function"),
+        ((Pushforward(affine), Z0), {"callback": 3}, TypeError, "callback must be callable, got int"),
+        (
+            (Pushforward(affine, affine_context([0.5, 0.5])), Z0),
+            {},
+            ValueError,
+            "context must hold tensors of 3 clouds, as z0 does, got (2, 3, 3)",
+        ),
+        (
+            (Pushforward(lambda z, context, weights: z[:, :2]), Z0),
+            {},
+            ValueError,
+            "func must map clouds (B, n, d) to as many points, (3, 4, 3), got (3, 2, 3)",
+        ),
+        (
+            (Pushforward(lambda z, context, weights: None), Z0),
+            {},
+            TypeError,
+            "func must return a tensor, the image of z, got NoneType",
+        ),
+        (
+            (Pushforward(small_transport()), Z0),
+            {},
+            ValueError,
+            "z0 must have points in dimension 8, got 3",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["anderson", "flow"])
+def test_bad_problems(name, arguments, options, error, message):
+    with fails(error, message):
+        solve(*arguments, name, **options)
+
+
+def test_func_must_be_callable():
+    with fails(TypeError, "func must be callable as func(z, context, weights), got int"):
+        Pushforward(3)

@@ -69,7 +69,7 @@ def test_squared_mmd_of_float32_clouds_is_summed_in_float64(cloud):
     """Two clouds 1e-4 apart: their MMD^2 of 1e-8 is a difference of sums near one."""
     z = cloud(1, 50, 3, dtype=torch.float32)
     y = z + 1e-4 * cloud(1, 50, 3, dtype=torch.float32)
-    value = Pushforward(None).squared_mmd(z, y, Riesz(1.0))
+    value = Pushforward(affine).squared_mmd(z, y, Riesz(1.0))
     assert value.dtype == torch.float64
     assert np.allclose(value, references.squared_mmd(z, y, Riesz(1.0)), rtol=1e-7)
 

@@ -257,3 +257,11 @@ def test_config_survives_json(small):
 def test_every_kind_of_run_trains(rings, small, tmp_path, changes):
     result = Trainer(small(epochs=1, **changes), tmp_path / "run", rings).fit(progress=False)
     assert 0 <= result["accuracy"] <= 1 and result["evaluations"] >= 1
+
+
+def test_most_steps_bound_the_default_solver_as_a_whole():
+    model = Config(max_steps=7, tol=1e-9, dim_z=8, heads=2, dim_hidden=8, dim_lift=4).build(2, 3)
+    x = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), training.convergence_in_metrics():
+        info = model(x).equilibrium.info
+    assert info.evaluations.tolist() == [8] * 3
