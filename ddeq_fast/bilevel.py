@@ -56,8 +56,7 @@ class Bilevel(Backward):
         if kernel is not None:
             if not isinstance(kernel, RadialKernel):
                 raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
-            near = torch.tensor(1e-200, dtype=torch.float64)  # of a cusp the curvature is as large as phi, of no other
-            if float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90:
+            if any(_cusped(term) for _, term in kernel.terms()):
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
         self.kernel, self.backend = kernel, backends.check_whole("Bilevel", backend)
         self.max_steps = check_integer("max_steps", max_steps)
@@ -76,6 +75,12 @@ class Bilevel(Backward):
 
         # The equilibrium itself is returned; its gradient enters F(z) as the motion of the image that it stands for.
         return implicit(image, z, solve), info
+
+
+def _cusped(kernel: RadialKernel) -> bool:
+    """Whether it has a cusp: there, and only there, the curvature is as large as phi where points nearly coincide."""
+    near = torch.tensor(1e-200, dtype=torch.float64)
+    return float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90
 
 
 class _Hessian:

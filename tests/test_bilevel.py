@@ -162,3 +162,11 @@ def test_attention_that_cannot_be_differentiated_twice_is_an_error(cloud):
 def test_bad_options(options, error, message):
     with pytest.raises(error, match="^" + re.escape(message)):
         Bilevel(**options)
+
+
+@pytest.mark.parametrize("sigma", [1e-9, 1e9])
+def test_smoothness_is_no_matter_of_scale(sigma):
+    assert Bilevel(Gaussian(sigma) + 0.5 * Gaussian(3 * sigma)).kernel is not None
+    for kernel in (Laplacian(sigma), Gaussian(sigma) + 1e-6 * Riesz(1.9)):
+        with pytest.raises(ValueError, match=r"^kernel must be smooth where points coincide, got "):
+            Bilevel(kernel)
