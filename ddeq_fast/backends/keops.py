@@ -50,10 +50,8 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
     along, inverse = f"({diff}|{move})", f"Rsqrt({q})"  # pykeops: Rsqrt(0) = 0
     # In this order numbers keep the range of phi, also for points that nearly coincide.
     bend = f"({charge}*{curvature})*((({along}*{inverse})*{inverse})*{diff})"
-    both = keops_build.reduce(
-        f"Concat(({charge}*{phi})*{along},({charge}*{phi})*{move}+{bend})", *arrays
-    )
-    return both[..., 0], both[..., 1:]
+    both = keops_build.reduce(f"Concat(({charge}*{phi})*{along},({charge}*{phi})*{move}+{bend})", *arrays)
+    return both[..., 0].clone(), both[..., 1:].clone()
 
 
 def _arrays(*tensors: Tensor) -> list[Tensor]:
@@ -73,10 +71,7 @@ def _mixed(kernel: RadialKernel, q: str, argument: int) -> tuple[str, str, str]:
     parts = []
     for i, (_, term) in enumerate(terms):
         weight, number = (f"Elem({parameters},{2 * i + j})" for j in range(2))
-        if term == Riesz(1.0):
-            found = _energy_distance(q)
-        else:
-            found = _FORMULAS[type(term)](q, number)
+        found = _energy_distance(q) if term == Riesz(1.0) else _FORMULAS[type(term)](q, number)
         parts.append([f"({weight}*{value})" for value in found])
     return tuple(f"({'+'.join(values)})" for values in zip(*parts, strict=True))
 

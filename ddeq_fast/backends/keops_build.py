@@ -1,8 +1,8 @@
 """pykeops' compiled formulas: pykeops is imported once and quietly, and its files on disk are checked before use.
 
-pykeops compiles a formula into a folder that processes share, and takes what it finds there for whole. A process that is
-killed leaves files cut short, and one that is compiling has not finished them: here one process compiles at a time, and
-what it made is sealed with a checksum. Files without a valid seal are deleted and made again.
+pykeops compiles a formula into a folder that processes share, and takes what it finds there for whole. A process that
+is killed leaves files cut short, and one that is compiling has not finished them: here one process compiles at a time,
+and what it made is sealed with a checksum. Files without a valid seal are deleted and made again.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _tags(folder: Path, formula: str) -> list[str]:
-    """pykeops' names for the compiled versions of a formula, and for those of which it could not even note the formula."""
+    """pykeops' names for the compiled versions of a formula, and for those that it had no time to note a formula of."""
     tags = []
     for path in folder.glob("*.nfo"):
         text = path.read_text()
