@@ -18,7 +18,7 @@ pytest.importorskip("pykeops")
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler")
 ROOT = Path(ddeq_fast.__file__).resolve().parent.parent
 # Several threads call one formula for the first time; what one prints meanwhile must arrive.
-THREADS = """
+THREADS = r"""
 import sys, threading, torch
 from ddeq_fast import Gaussian, potential
 stdout, found, failed = sys.stdout, {}, []

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import pickle
+import re
 import sys
 import threading
 import types
@@ -179,7 +180,7 @@ def _named_by(error: Exception) -> list[str]:
     """The tag that an error of the import system or of the file system speaks of."""
     name = error.name if isinstance(error, ImportError) else Path(error.filename or "").name.split(".")[0]
     tag = (name or "").removeprefix("pykeops_cpp_")
-    return [tag] if tag else []
+    return [tag] if re.fullmatch("[0-9a-f]{8,}", tag) else []
 
 
 def _files(folder: Path, tag: str) -> list[Path]:
