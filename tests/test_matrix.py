@@ -11,7 +11,6 @@ What rounding may cost, in units of eps and of the terms' magnitudes times their
 An absolute error of (smallest normal number) / eps is allowed on top, for intermediate results that vanish.
 """
 
-import importlib.util
 import itertools
 import os
 import shutil
@@ -317,20 +316,22 @@ def test_sliced_is_an_estimate_of_one_kernel(dtype, d):
 
 PROCESS = """
 import sys, torch
-from test_matrix import judge_value, run
+from test_matrix import judge_values, run
 torch.set_num_threads(1)
 backend, *names = sys.argv[1:]
-wrong = run((judge_value,), backend, torch.float64, 2, names, ["plain"])
+wrong = run((judge_values,), backend, torch.float64, 2, names, ["plain"])
 assert not wrong, wrong
 """
 
 
-def judge_value(judge, scene, kernel, backend):
-    """The potential alone."""
-    u = potential(scene.x, scene.y, scene.v, kernel, backend=backend)
+def judge_values(judge, scene, kernel, backend):
+    """Potential and field alone."""
+    u, f = potential_and_field(scene.x, scene.y, scene.v, kernel, backend=backend)
     X, Y, V = scene.numbers("x", "y", "v")
     pairs = judge.pairs(X, Y, V, kernel)
-    judge.check("potential", u, exact.summed(np.broadcast_to(V, pairs.s.shape), pairs.value(), 1))
+    V = np.broadcast_to(V, pairs.s.shape)
+    judge.check("potential", u, exact.summed(V, pairs.value(), 1))
+    judge.check("field", f, exact.summed(V, pairs.gradient(), 1))
 
 
 @COMPILER
