@@ -60,14 +60,6 @@ def test_agrees_with_dense(backend, name, cloud):
 
 
 @COMPILER
-def test_single_points(cloud):
-    """Of which pykeops drops the axes."""
-    pytest.importorskip("pykeops")
-    x, y, v = cloud(1, 1, 3), cloud(1, 1, 3), cloud(1).view(1, 1)
-    compare("keops", KERNELS["riesz_one"], x, y, v, cloud(1, 1, 3), cloud(1, 1, 3), 1e-12)
-
-
-@COMPILER
 @pytest.mark.parametrize("d", [1, 8])
 def test_every_low_dimension_is_compiled(d, cloud):
     x, y, v = cloud(2, 5, d), cloud(2, 6, d), cloud(12).view(2, 6)
