@@ -190,7 +190,7 @@ class TransportMap(nn.Module):
             raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
         check_cloud("held", z)
         self.check_match("held", z)
-        check_weights("held", weights, None, z, part=True)
+        check_weights("held", weights, None, z, some=False)
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)
         with self._precision(z):
