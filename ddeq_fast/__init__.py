@@ -1,7 +1,7 @@
 """Distributional deep equilibrium models on fused MMD kernels."""
 
 from ddeq_fast.losses import chamfer, kde_entropy
-from ddeq_fast.mmd import squared_mmd, wasserstein_gradient, witness
+from ddeq_fast.mmd import mmd_distance, squared_mmd, wasserstein_gradient, witness
 from ddeq_fast.nearest import nearest
 from ddeq_fast.potential import field, potential, potential_and_field
 from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
@@ -13,6 +13,7 @@ __all__ = [
     "field",
     "potential_and_field",
     "squared_mmd",
+    "mmd_distance",
     "witness",
     "wasserstein_gradient",
     "chamfer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ddeq_fast.library import decode
+from ddeq_fast.encoding import decode
 from ddeq_fast.radial import RadialKernel
 
 NAMES = ("riesz", "gaussian", "laplacian", "inverse_multiquadric")

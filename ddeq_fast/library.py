@@ -2,6 +2,10 @@
 
 As operators they pass through `torch.compile`, export and autocast. A radial kernel travels as text (`encode`),
 since operators take no objects; the backend is chosen when the operator runs, not when it is traced.
+
+Torch's custom operators know neither forward mode nor the transforms of `torch.func`. The functions `evaluate`,
+`tangent` and `energy` know both: in their presence each is an `autograd.Function` around its operator, and what
+`torch.compile` makes leaves it to the interpreter. A kernel of a user's own class stays out of compiled graphs too.
 """
 
 from __future__ import annotations
@@ -11,36 +15,12 @@ import functools
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends
-from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
+from ddeq_fast import backends, transforms
+from ddeq_fast.encoding import alive, decode, encode
+from ddeq_fast.radial import RadialKernel
 from ddeq_fast.ranges import AnySize
 
-_NAMES = {Riesz: "riesz", Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
-_TYPES = {name: cls for cls, name in _NAMES.items()}
-_OWN: list[RadialKernel] = []  # kernels of the user's own classes, by number
-
-
-def encode(kernel: RadialKernel) -> str:
-    """The kernel as text: "weight name shape" for each term, joined by ";"."""
-    return ";".join([_encode_term(weight, term) for weight, term in kernel.terms()])
-
-
-def _encode_term(weight, term):
-    if type(term) in _NAMES:
-        return f"{weight!r} {_NAMES[type(term)]} {(term.r if type(term) is Riesz else term.sigma)!r}"
-    if term not in _OWN:
-        _OWN.append(term)
-    return f"{weight!r} own {_OWN.index(term)}"
-
-
-@functools.lru_cache(maxsize=1024)
-def decode(text: str) -> RadialKernel:
-    """The inverse of `encode`."""
-    terms = []
-    for term in text.split(";"):
-        weight, name, number = term.split()
-        terms.append((float(weight), _OWN[int(number)] if name == "own" else _TYPES[name](float(number))))
-    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else Mixture(tuple(terms))
+__all__ = ["decode", "encode", "energy", "energy_op", "evaluate", "evaluate_op", "tangent", "tangent_op"]
 
 
 @torch.library.custom_op("ddeq_fast::evaluate", mutates_args=())
@@ -91,25 +71,60 @@ def _(z, w, kernel, backend, field):
     return w.new_empty(w.shape[:1]), w.new_empty(w.shape), z.new_empty(z.shape if field else (0,))
 
 
-def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: str, backend: str, potential: bool, field: bool):
-    """`evaluate_op`, in all processes with a graph or in none where the clouds lie in shards."""
-    ring = backends.sharded(backend)
-    if ring is not None:
-        x, y, v = ring.tracked(x, y, v)
-    return evaluate_op(x, y, v, kernel, backend, potential, field)
+def evaluate(
+    x: Tensor, y: Tensor, v: Tensor, kernel: str, backend: str, potential: bool, field: bool
+) -> tuple[Tensor, Tensor]:
+    """`evaluate_op`, differentiable in forward mode too, and under the transforms of `torch.func`.
+
+    Where the clouds lie in shards, in all processes with a graph or in none, and neither of these.
+    """
+    if transforms.active():
+        return _transformed(_Evaluate, (x, y, v), kernel, backend, potential, field)
+    x, y, v = _tracked(backend, x, y, v)
+    return _operator(evaluate_op, kernel)(x, y, v, kernel, backend, potential, field)
 
 
-def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, backend: str):
+def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, backend: str) -> tuple[Tensor, Tensor]:
     """`tangent_op`, as `evaluate`."""
+    if transforms.active():
+        return _transformed(_Tangent, (x, y, v, s, t), kernel, backend)
+    x, y, v, s, t = _tracked(backend, x, y, v, s, t)
+    return _operator(tangent_op, kernel)(x, y, v, s, t, kernel, backend)
+
+
+def energy(z: Tensor, w: Tensor, kernel: str, backend: str) -> Tensor:
+    """The value of `energy_op`, (B,), as `evaluate`. One pass gives it and, where z needs it, the gradient."""
+    if transforms.active():
+        return _transformed(_Energy, (z, w), kernel, backend)
+    return _operator(energy_op, kernel)(z, w, kernel, backend, z.requires_grad and torch.is_grad_enabled())[0]
+
+
+def _operator(op, kernel):
+    """The operator; kernels that are only numbered cannot be kept by a graph."""
+    return op if type(kernel) is str else functools.partial(transforms.outside_the_graph, op)
+
+
+def _tracked(backend, *tensors):
     ring = backends.sharded(backend)
-    if ring is not None:
-        x, y, v, s, t = ring.tracked(x, y, v, s, t)
-    return tangent_op(x, y, v, s, t, kernel, backend)
+    return tensors if ring is None else ring.tracked(*tensors)
+
+
+def _transformed(function, tensors, kernel, backend, *wanted):
+    if backends.sharded(backend):
+        raise ValueError(
+            f"backend {backend!r} has neither forward mode nor the transforms of torch.func: each process would "
+            "take its own directions, and the sums mix them"
+        )
+    if torch.is_autocast_enabled(tensors[0].device.type):  # as it hands them to the operators
+        tensors = [tensor.float() if tensor.dtype.itemsize < 4 else tensor for tensor in tensors]
+    return transforms.outside_the_graph(function.apply, *tensors, kernel, backend, *wanted)
 
 
 def _evaluate_setup(ctx, inputs, output):
-    x, y, v, ctx.kernel, ctx.backend, ctx.potential, ctx.field = inputs
+    x, y, v, kernel, ctx.backend, ctx.potential, ctx.field = inputs
+    ctx.kernel = alive(kernel)
     ctx.save_for_backward(x, y, v)
+    ctx.save_for_forward(x, y, v)
     ctx.set_materialize_grads(False)
 
 
@@ -147,26 +162,63 @@ def _plus(a, b):
     return b if a is None else a + b
 
 
+def _evaluate_jvp(ctx, saved, s, t, c, *_):
+    """Derivatives as x moves along s, y along t and v along c, any of them None."""
+    x, y, v = saved
+    rule, wanted = (ctx.kernel, ctx.backend), (ctx.potential, ctx.field)
+    total = None, None
+    if s is not None and t is None and not ctx.field:
+        total = (evaluate(x, y, v, *rule, False, True)[1] * s).sum(-1), None
+    elif s is not None or t is not None:
+        total = tangent(x, y, v, _or_zeros(s, x), _or_zeros(t, y), *rule)
+    if c is not None:
+        parts = zip(total, evaluate(x, y, c, *rule, *wanted), wanted, strict=True)
+        total = [_plus(moved, charged) if want else None for moved, charged, want in parts]
+    return tuple(part if want else x.new_zeros(0) for part, want in zip(total, wanted, strict=True))
+
+
+def _or_zeros(tangent, like):
+    return torch.zeros_like(like) if tangent is None else tangent
+
+
 def _tangent_setup(ctx, inputs, output):
-    *tensors, ctx.kernel, ctx.backend = inputs
+    *tensors, kernel, ctx.backend = inputs
+    ctx.kernel = alive(kernel)
     ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
 
 
 def _tangent_backward(ctx, *grads):
     """Third derivatives of the kernel, rarely wanted: taken through the dense formula."""
-    if ctx.backend != "auto" and getattr(backends.get(ctx.backend), "sharded", False):
-        raise ValueError(f"backend {ctx.backend!r} has no third derivatives: they need all points at once")
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[:5]) if need]
-    with torch.enable_grad():
-        # Aliases: one input may have been computed from another, and only the direct path counts here.
-        inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
-        found = torch.autograd.grad(
-            _tangent_formula(*inputs, decode(ctx.kernel)), [inputs[i] for i in wanted], grads, create_graph=True
-        )
     result = [None] * 7
-    for i, grad in zip(wanted, found, strict=True):
+    for i, grad in zip(wanted, _transpose(ctx, ctx.saved_tensors, wanted)(grads), strict=True):
         result[i] = grad
     return tuple(result)
+
+
+def _tangent_jvp(ctx, saved, *tangents):
+    """The transpose of the transpose, for forward mode does not nest outside of `torch.func`."""
+    moved = [i for i, tangent in enumerate(tangents[:5]) if tangent is not None]
+    nothing = torch.zeros_like(saved[0][..., 0]), torch.zeros_like(saved[0])
+    with torch.enable_grad():
+        (found,) = torch.func.vjp(_transpose(ctx, saved, moved), nothing)[1](tuple(tangents[i] for i in moved))
+    return found
+
+
+def _transpose(ctx, inputs, wanted):
+    """(g_u, g_f) -> gradients of the tangent's inputs of these numbers."""
+    if backends.sharded(ctx.backend):
+        raise ValueError(f"backend {ctx.backend!r} has no third derivatives: they need all points at once")
+    inputs, kernel = list(inputs), decode(ctx.kernel)
+
+    def formula(*chosen):
+        for i, tensor in zip(wanted, chosen, strict=True):
+            inputs[i] = tensor
+        return _tangent_formula(*inputs, kernel)
+
+    # Each input counts by itself, though one may have been computed from another.
+    return torch.func.vjp(formula, *(inputs[i] for i in wanted))[1]
 
 
 def _tangent_formula(x, y, v, s, t, kernel):
@@ -181,7 +233,8 @@ def _tangent_formula(x, y, v, s, t, kernel):
 
 
 def _energy_setup(ctx, inputs, output):
-    z, w, ctx.kernel, ctx.backend, _ = inputs
+    z, w, kernel, ctx.backend, _ = inputs
+    ctx.kernel = alive(kernel)
     _, u, f = output
     ctx.save_for_backward(z, w, u, f)
     ctx.mark_non_differentiable(u, f)
@@ -190,12 +243,21 @@ def _energy_setup(ctx, inputs, output):
 def _energy_backward(ctx, g, *_):
     """d/dz_i = 2 w_i f(z_i), d/dw_i = 2 u(z_i): the forward pass holds both."""
     z, w, u, f = ctx.saved_tensors
-    need_z, need_w = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():  # a second derivative may follow: recompute with a graph
-        u, f = evaluate_op(z, z, w, ctx.kernel, ctx.backend, need_w, need_z)
-    dz = 2 * (g[:, None] * w)[..., None] * f if need_z else None
-    dw = 2 * g[:, None] * u if need_w else None
-    return dz, dw, None, None, None
+        return *_energy_gradient(ctx, g, z, w), None
+    need_z, need_w = ctx.needs_input_grad[:2]
+    return *_energy_slopes(g, w, u if need_w else None, f if need_z else None), None, None, None
+
+
+def _energy_gradient(ctx, g, z, w):
+    need_z, need_w = ctx.needs_input_grad[:2]
+    u, f = evaluate(z, z, w, ctx.kernel, ctx.backend, need_w, need_z)
+    return *_energy_slopes(g, w, u if need_w else None, f if need_z else None), None, None
+
+
+def _energy_slopes(g, w, u, f):
+    dz = None if f is None else 2 * (g[:, None] * w)[..., None] * f
+    return dz, (None if u is None else 2 * g[:, None] * u)
 
 
 evaluate_op.register_autograd(_evaluate_backward, setup_context=_evaluate_setup)
@@ -205,3 +267,42 @@ energy_op.register_autograd(_energy_backward, setup_context=_energy_setup)
 for _op in (evaluate_op, tangent_op, energy_op):
     for _device in ("cpu", "cuda"):
         _op.register_autocast(_device, torch.float32)
+
+
+def _energy_jvp(ctx, saved, s, c, *_):
+    z, w = saved
+    u, f = evaluate(z, z, w, ctx.kernel, ctx.backend, c is not None, s is not None)
+    total = None if s is None else 2 * (w * (f * s).sum(-1)).sum(-1)
+    return total if c is None else _plus(total, 2 * (u * c).sum(-1))
+
+
+class _Evaluate(torch.autograd.Function):
+    forward = staticmethod(evaluate_op)
+    setup_context = staticmethod(_evaluate_setup)
+    backward, jvp, vmap = transforms.rules(_evaluate_backward, _evaluate_jvp, evaluate)
+
+
+class _Tangent(torch.autograd.Function):
+    forward = staticmethod(tangent_op)
+    setup_context = staticmethod(_tangent_setup)
+    backward, jvp, vmap = transforms.rules(_tangent_backward, _tangent_jvp, tangent)
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(z, w, kernel, backend):
+        return energy_op(z, w, kernel, backend, False)[0]
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        z, w, kernel, ctx.backend = inputs
+        ctx.kernel = alive(kernel)
+        ctx.save_for_backward(z, w)
+        ctx.save_for_forward(z, w)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def _backward(ctx, g):
+        return (None,) * 4 if g is None else _energy_gradient(ctx, g, *ctx.saved_tensors)
+
+    backward, jvp, vmap = transforms.rules(_backward, _energy_jvp, energy)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ddeq_fast import backends
-from ddeq_fast.library import encode, evaluate_op
+from ddeq_fast.library import encode, evaluate
+from ddeq_fast.mmd import positive_root
 from ddeq_fast.nearest import real_points, resolve, search
 from ddeq_fast.radial import Gaussian
 from ddeq_fast.validation import check_cloud, check_number
@@ -52,15 +53,9 @@ def chamfer(
     there = search(x, y, real_y, backend).squared_distance
     back = search(y, x, real_x, backend).squared_distance
     if not squared:
-        there, back = _root(there), _root(back)
+        there, back = positive_root(there), positive_root(back)
     value = (_mean(there, real_x) + _mean(back, real_y)).to(x.dtype)
     return value if batched else value[0]
-
-
-def _root(q):
-    """Square root whose derivatives are zero at zero."""
-    positive = q > 0
-    return torch.where(positive, torch.where(positive, q, 1).sqrt(), 0)
 
 
 def _mean(values, real):
@@ -116,5 +111,5 @@ def _others(x, v, kernel, backend):
     targets, charges = (t.unflatten(1, (2, -1)) for t in (x, v))
     sources = (t.flip(1).flatten(0, 1) for t in (targets, charges))
     targets, charges = targets.flatten(0, 1), charges.flatten(0, 1)
-    across, _ = evaluate_op(targets, *sources, kernel, backend, True, False)
+    across, _ = evaluate(targets, *sources, kernel, backend, True, False)
     return (across + _others(targets, charges, kernel, backend)).view_as(v)[:, :n]

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends
-from ddeq_fast.library import encode, energy_op
+from ddeq_fast import backends, library
+from ddeq_fast.library import encode
 from ddeq_fast.potential import check_kernel, field, potential
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.validation import check_cloud, check_weights
@@ -44,16 +44,7 @@ def squared_mmd(
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic)."""
     z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
-    kernel = check_kernel(kernel)
-    batched = z.dim() == 3
-    z, w = (z, w) if batched else (z[None], w[None])
-    ring = backends.sharded(backend)
-    if ring is None:
-        value = energy(z, w, kernel, backend)
-    else:
-        value = ring.whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
-    value = value.to(x.dtype)
-    return value if batched else value[0]
+    return _squared(z, w, check_kernel(kernel), backend).to(x.dtype)
 
 
 squared_mmd.__doc__ += (
@@ -61,11 +52,52 @@ squared_mmd.__doc__ += (
     + """
     Returns:
         (B,), or a scalar for clouds without a batch axis. Twice differentiable in x, y and the weights.
+        It is a difference of sums: of near clouds rounding is left of it, which may be slightly negative. Do not
+        take its root, whose value and gradient would be NaN there: `mmd_distance` is the root.
 
     Raises:
         TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty or fully masked cloud.
     """
 )
+
+
+def mmd_distance(
+    x: Tensor,
+    y: Tensor,
+    kernel: RadialKernel | None = None,
+    *,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    x_mask: Tensor | None = None,
+    y_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Maximum mean discrepancy, the root of `squared_mmd`, summed in float64 so that near clouds keep their digits."""
+    z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend, torch.float64)
+    kernel = check_kernel(kernel)
+    # Processes that have different parts must agree on what is zero.
+    floor = 0.0 if backends.sharded(backend) else _rounding(z.detach(), w.detach(), kernel)
+    return positive_root(_squared(z, w, kernel, backend), floor).to(x.dtype)
+
+
+mmd_distance.__doc__ += (
+    _ARGUMENTS
+    + """
+    Returns:
+        (B,), or a scalar for clouds without a batch axis, never negative. Twice differentiable where it is
+        positive; where the clouds coincide all derivatives are zero. Below 1e-8 of the root of the kernel's largest
+        value it is rounding.
+
+    Raises:
+        TypeError, ValueError: as `squared_mmd`.
+    """
+)
+
+
+def positive_root(q: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    """Square root of what should not be negative: zero, with all derivatives, where it is not above the floor."""
+    positive = q > floor
+    return torch.where(positive, torch.where(positive, q, 1).sqrt(), 0)
 
 
 def witness(
@@ -122,8 +154,29 @@ wasserstein_gradient.__doc__ += _ARGUMENTS + (
 )
 
 
-def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend):
-    """Positions and charges of mu - rho, after checking both clouds."""
+def _squared(z, w, kernel, backend):
+    """MMD^2 of a signed measure, of the whole one where this process has a part of it."""
+    batched = z.dim() == 3
+    z, w = (z, w) if batched else (z[None], w[None])
+    ring = backends.sharded(backend)
+    if ring is None:
+        value = energy(z, w, kernel, backend)
+    else:
+        value = ring.whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
+    return value if batched else value[0]
+
+
+def _rounding(z, w, kernel):
+    """What MMD^2 of coinciding clouds may come out as and still have a root whose gradient is mere rounding."""
+    absent = (w == 0)[..., None]
+    extent = z.masked_fill(absent, -torch.inf).amax(-2) - z.masked_fill(absent, torch.inf).amin(-2)
+    diameter = extent.square().sum(-1)
+    largest = torch.maximum(kernel.k(diameter).abs(), kernel.k(torch.zeros_like(diameter)).abs())
+    return torch.finfo(z.dtype).eps ** 1.5 * largest
+
+
+def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend, least=torch.float32):
+    """Positions and charges of mu - rho, after checking both clouds, in the dtype `least` at least."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
     ring = backends.sharded(backend)
@@ -131,7 +184,7 @@ def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend):
     b = check_weights("y", y_weights, y_mask, y, some=ring is None)
     x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.promote_types(x.dtype, least)
     x, y, a, b = (tensor.to(dtype) for tensor in (x, y, a, b))
     if ring is None:
         return signed_measure(x, y, normalised(a), normalised(b))
@@ -158,4 +211,4 @@ def energy(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
 
     One pass over the pairs gives the value and, where z needs it, the gradient.
     """
-    return energy_op(z, w, encode(kernel), backend, z.requires_grad and torch.is_grad_enabled())[0]
+    return library.energy(z, w, encode(kernel), backend)

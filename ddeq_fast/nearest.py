@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddeq_fast import transforms
 from ddeq_fast.backends import triton
 from ddeq_fast.radial import Riesz
 from ddeq_fast.ranges import suits_single
@@ -103,6 +104,11 @@ def index_op(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Tensor:
 @index_op.register_fake
 def _(x, y, mask, backend):
     return x.new_empty(x.shape[:2], dtype=torch.int64)
+
+
+@index_op.register_vmap
+def _(info, in_dims, *args):
+    return transforms.fold(index_op, info, in_dims, *args)
 
 
 def _dense(x, y, mask):

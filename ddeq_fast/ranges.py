@@ -10,12 +10,12 @@ refused.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from ddeq_fast import transforms
 from ddeq_fast.radial import KNOWN, RadialKernel, Riesz
 from ddeq_fast.validation import values_readable
 
@@ -34,11 +34,11 @@ def largest(*clouds: Tensor) -> float:
 
 def suits_single(*clouds: Tensor) -> bool:
     """Whether single precision holds the squares of these clouds' distances. True where values cannot be read."""
-    size = largest(*clouds) if values_readable(clouds[0]) else 0.0
+    clouds = [transforms.unwrapped(cloud) for cloud in clouds]
+    size = largest(*clouds) if all(map(values_readable, clouds)) else 0.0
     return size == 0 or _LOW <= size <= _HIGH or not math.isfinite(size)
 
 
-@functools.lru_cache(maxsize=256)
 def _extremes(kernel: RadialKernel) -> tuple[float, float]:
     """Largest absolute weight and least bandwidth of the terms."""
     weights, terms = zip(*kernel.terms(), strict=True)

@@ -30,6 +30,8 @@ def mapped(tensor: Tensor) -> bool:
 
 def unwrapped(tensor: Tensor) -> Tensor:
     """What stands behind a tensor of `torch.func`: all that are mapped, whatever its axes, without derivatives."""
+    if torch.compiler.is_compiling():
+        return tensor
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor

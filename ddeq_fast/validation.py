@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ddeq_fast import transforms
+
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -66,8 +68,8 @@ def check_choice(name: str, value, choices) -> str:
 
 
 def values_readable(tensor: Tensor) -> bool:
-    """False for a meta tensor, which has none, and while a graph is compiled or captured, which reading breaks."""
-    if tensor.is_meta or torch.compiler.is_compiling():
+    """False for a tensor that has none (meta, under vmap), and while a graph is made, which reading breaks."""
+    if tensor.is_meta or torch.compiler.is_compiling() or transforms.mapped(tensor) or transforms.traced(tensor):
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
@@ -154,14 +156,13 @@ def check_weights(
     weight is negative or, if `some`, a cloud has no mass left.
     """
     result = check_charges(f"{name}_weights", weights, cloud)
-    readable = values_readable(result)
     if weights is not None:
         check_nonnegative(f"{name}_weights", result)
-        if readable and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
+        if values_readable(result) and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
             raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
     if mask is not None:
         result = result * check_mask(f"{name}_mask", mask, cloud)
-    if some and readable and (weights is not None or mask is not None):
+    if some and (weights is not None or mask is not None) and values_readable(result):
         check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", (result > 0).any(-1))
     return result
 

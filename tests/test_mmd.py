@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from ddeq_fast import Gaussian, Laplacian, Mixture, Riesz, squared_mmd, wasserstein_gradient, witness
+from ddeq_fast import Gaussian, Laplacian, Mixture, Riesz, mmd_distance, squared_mmd, wasserstein_gradient, witness
 
 # d{2,3,128}/{kernel}[_padded]/{squared_mmd,grad_x,grad_y,witness_z}, float64 results of the authors' public code
 # (commit 9fdbd99); a zero row of {x,y}_padded is padding.
@@ -322,3 +322,65 @@ def test_descent_decreases_the_discrepancy(kernel, cloud):
         x = x - 0.02 * wasserstein_gradient(x, y, kernel)
         values.append(squared_mmd(x, y, kernel))
     assert all((later < earlier).all() for earlier, later in pairwise(values))
+
+
+# The root
+
+
+def test_the_root_of_clouds_apart(kernel, cloud):
+    x, y, a = cloud(2, 5, 3, grad=True), cloud(2, 6, 3) + 1, cloud(10).view(2, 5).abs()
+    mask = torch.tensor([[True] * 6, [True, False] * 3])
+    arguments = {"x_weights": a, "y_mask": mask}
+    squared = squared_mmd(x, y, kernel, **arguments)
+    value = mmd_distance(x, y, kernel, **arguments)
+    close(value, squared.sqrt())
+    close(*(torch.autograd.grad(found.sum(), x)[0] for found in (value, squared.sqrt())))
+    assert gradcheck(lambda x: mmd_distance(x, y, kernel, **arguments), x)
+    assert gradgradcheck(lambda x: mmd_distance(x, y, kernel, **arguments), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [2, 20])
+def test_the_root_of_coincident_clouds_is_zero_and_has_no_gradient(d, dtype, kernel, cloud):
+    for x in (cloud(30, d) + 3, cloud(30, d) * 1e-3, cloud(1, d).expand(30, d)):
+        x = x.to(dtype).requires_grad_()
+        for y in (x.detach().clone(), x.detach().flip(0), torch.cat((x, x)).detach()):
+            value = mmd_distance(x, y, kernel)
+            (gradient,) = torch.autograd.grad(value, x)
+            assert value.dtype == dtype and 0 <= value.detach() < 1e-7
+            assert gradient.isfinite().all() and gradient.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-6])
+def test_the_root_of_near_clouds_in_single_precision(distance, kernel, cloud):
+    """Where the squared discrepancy in float32 is rounding of either sign."""
+    x = cloud(20, 3, dtype=torch.float32).requires_grad_()
+    y = (x.detach() + distance * cloud(20, 3)).float()
+    value = mmd_distance(x, y, kernel)
+    (gradient,) = torch.autograd.grad(value, x)
+    exact = x.detach().double().requires_grad_()
+    squared = squared_mmd(exact, y.double(), kernel)
+    (expected,) = torch.autograd.grad(squared.sqrt(), exact)
+    torch.testing.assert_close(value, squared.sqrt().float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected.float(), rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1.0, 1e12])
+def test_the_root_in_any_unit(unit):
+    x, y = torch.zeros(1, 3), torch.full((1, 3), unit)
+    torch.testing.assert_close(mmd_distance(x, y).double(), torch.tensor(2 * unit * 3**0.5).double().sqrt())
+
+
+def test_a_far_point_of_no_weight_does_not_hide_the_root(kernel, cloud):
+    x, y = cloud(5, 3), cloud(6, 3)
+    far = torch.cat((x, torch.full((1, 3), 1e30, dtype=x.dtype)))
+    close(
+        mmd_distance(far, y, kernel, x_weights=torch.tensor([1.0] * 5 + [0], dtype=x.dtype)), mmd_distance(x, y, kernel)
+    )
+
+
+def test_the_root_refuses_what_the_square_does(cloud):
+    with pytest.raises(ValueError, match=r"^y has points in dimension 2 but x in 3$"):
+        mmd_distance(cloud(4, 3), cloud(4, 2))
+    with pytest.raises(ValueError, match=r"^x_weights must be nonnegative, got a minimum of -1$"):
+        mmd_distance(cloud(4, 3), cloud(4, 3), x_weights=-torch.ones(4, dtype=torch.float64))

@@ -34,9 +34,13 @@ def kind(term: RadialKernel) -> str:
     return "power" if isinstance(term, Riesz) and term.r != 1 else KINDS.get(type(term), "power")
 
 
-@functools.lru_cache(maxsize=1024)
 def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) -> float | None:
     """Time of one pair on the CPU, with the table's number of threads; None if it was not measured."""
+    return _pair_seconds(name, d, tuple(kind(term) for _, term in kernel.terms()), dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype) -> float | None:
     entry = table()["backends"].get(name)
     if entry is None or "pairs" not in entry:
         return None
@@ -45,7 +49,7 @@ def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) ->
     above = [point for point in measured if point[0] >= d]
     (low, first), (high, last) = below[-1], above[0] if above else (d, below[-1][1] * d / below[-1][0])
     seconds = first if high == low else first + (last - first) * (d - low) / (high - low)
-    seconds *= sum(entry["kernels"][kind(term)] for _, term in kernel.terms())
+    seconds *= sum(entry["kernels"][one] for one in kinds)
     return seconds * (entry["float64"] if dtype == torch.float64 else 1)
 
 
