@@ -106,15 +106,16 @@ def write_points(path: str | Path, points: Tensor) -> None:
     array = check_cloud("points", points).detach().cpu().float().numpy()
     if array.ndim != 2:
         raise ValueError(f"points must have shape (n, d), got {array.shape}")
-    if path.suffix == ".npy":
+    ending = path.suffix.lower()
+    if ending == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         content = buffer.getvalue()
-    elif path.suffix == ".ply":
+    elif ending == ".ply":
         if array.shape[1] not in (2, 3):
             raise ValueError(f"{path}: a PLY file holds points in 2 or 3 dimensions, got {array.shape[1]}")
         content = ply_bytes(array)
-    elif path.suffix == ".xyz":
+    elif ending == ".xyz":
         content = "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in array.tolist()).encode()
     else:
         raise ValueError(f"{path}: its name must end in one of .npy, .ply, .xyz")
