@@ -1,4 +1,4 @@
-"""Flows that were killed or stopped: the same end and picture, and no checkpoint of another flow or of a damaged one."""
+"""Flows that were killed or stopped: the same end and picture, and no checkpoint of another or a damaged one."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_the_same_size_is_not_the_same_target(target, tmp_path):
         CloudFlow(-target, Settings(20), backend="dense").restore(tmp_path / "a")
     with pytest.raises(ValueError, match="a is of another flow: backend 'dense', not 'sliced'"):
         CloudFlow(target, Settings(20), backend="sliced").restore(tmp_path / "a")
-    with pytest.raises(ValueError, match="dtype 'torch.float32', not 'torch.float64'"):
+    with pytest.raises(ValueError, match=r"dtype 'torch.float32', not 'torch.float64'"):
         CloudFlow(target.double(), Settings(20), backend="dense").restore(tmp_path / "a")
     flow = CloudFlow(target, Settings(20))
     flow.restore(tmp_path / "a")
