@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddeq_fast import cloud_commands
+from ddeq_fast import cloud_commands, console
 from ddeq_fast.presets import PRESETS
 
 
@@ -76,16 +76,17 @@ def _add_settings(group) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    console.open_streams()
     argv = sys.argv[1:] if argv is None else argv
     command = next((word for word in argv if not word.startswith("-")), None)
     options = vars(_parser(command).parse_args(argv))
     try:
         return _COMMANDS[options.pop("command")](**options)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        print(f"ddeq-fast: error: {error}", file=sys.stderr)
+        console.say(f"ddeq-fast: error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("ddeq-fast: interrupted", file=sys.stderr)
+        console.say("ddeq-fast: interrupted", error=True)
         return 130
 
 
@@ -101,50 +102,73 @@ def _train(run: Path | None, resume: bool, quiet: bool, tensorboard: bool, prese
     if preset is not None:
         settings = {**PRESETS[preset].settings, **settings}
     folder = run or Path("runs", preset or settings.get("data", Config.data))
+    if resume:
+        _check_same(training.read_config(folder), folder, settings)
     trainer = training.Trainer.resume(folder) if resume else training.Trainer(Config(**settings), folder)
     torch.set_num_threads(trainer.config.threads)
     main, parameters = trainer.processes.main, sum(parameter.numel() for parameter in trainer.model.parameters())
     if main:
-        print(f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out")
-        print(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}", flush=True)
+        console.say(
+            f"{trainer.dataset.name}: {len(trainer.dataset.train)} clouds, {len(trainer.dataset.test)} held out"
+        )
+        console.say(f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}")
     try:
         result = trainer.fit(progress=not quiet, tensorboard=tensorboard)
     except training.Interrupted as stop:
         if main:
-            print(f"ddeq-fast: {stop}; continue with --resume", file=sys.stderr)
+            console.say(f"ddeq-fast: {stop}; continue with --resume", error=True)
         return 130
     if not main:
         return 0
-    print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s")
+    console.say(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s")
     _show(result)
     _draw(trainer)
     return 0
 
 
-def _draw(trainer) -> None:
-    """Pictures of a finished run; without matplotlib a line that says so."""
-    try:
-        from ddeq_fast import plots
+def _check_same(config, folder: Path, settings: dict) -> None:
+    """What was said to find the folder must not contradict the run in it."""
+    for name in ("data", "task"):
+        if name in settings and settings[name] != (there := getattr(config, name)):
+            raise ValueError(f"--resume: the run in {folder} has {name} {there}, not {settings[name]}")
 
-        paths = plots.run(trainer)
-    except ImportError as error:
-        print(f"no pictures: {error}", file=sys.stderr)
-        return
-    print(f"pictures: {', '.join(map(str, paths))}")
+
+def _draw(trainer) -> None:
+    """Pictures of a finished run. Nothing that goes wrong with them is an error: the run is done, and saved."""
+    drawn = []
+    try:
+        from ddeq_fast import drawing, plots
+
+        drawing.load_matplotlib()
+        for path, draw in plots.pictures(trainer).items():
+            try:
+                draw()
+                drawn.append(str(path))
+            except Exception as error:
+                console.say(f"no picture {path}: {type(error).__name__}: {error}", error=True)
+    except Exception as error:
+        console.say(f"no pictures: {error}", error=True)
+    if drawn:
+        console.say(f"pictures: {', '.join(drawn)}")
 
 
 def _show(metrics: dict) -> None:
     """Results on the held-out clouds, for people."""
     if "accuracy" in metrics:
-        print(f"held-out accuracy          {metrics['accuracy']:.2%}")
+        console.say(f"held-out accuracy          {metrics['accuracy']:.2%}")
     for key, name in (("chamfer", "Chamfer distance"), ("mmd", "squared MMD")):
         if key in metrics:
             ours, theirs = metrics[key], metrics["partial_" + key]
-            print(f"{name:26s} {ours:.5f}, {ours / theirs:.2f} of the partial input's own {theirs:.5f}")
-    print(f"loss                       {metrics['loss']:.4f}")
-    print(f"evaluations a solve        {metrics['evaluations']:.1f}")
-    print(f"relative MMD residual      {metrics['residual']:.1e} mean, {metrics['worst_residual']:.1e} worst")
-    print(f"equilibria within the tol  {metrics['converged']:.2%}")
+            # Where nothing was removed, the partial clouds are the whole ones.
+            share = (
+                f"{ours / theirs:.2f} of the partial input's own {theirs:.5f}" if theirs > 0 else "the partial's is 0"
+            )
+            console.say(f"{name:26s} {ours:.5f}, {share}")
+    console.say(f"loss                       {metrics['loss']:.4f}")
+    if "evaluations" in metrics:
+        console.say(f"evaluations a solve        {metrics['evaluations']:.1f}")
+        console.say(f"relative MMD residual      {metrics['residual']:.1e} mean, {metrics['worst_residual']:.1e} worst")
+        console.say(f"equilibria within the tol  {metrics['converged']:.2%}")
 
 
 def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
@@ -161,7 +185,7 @@ def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
     model = training.load_model(run, checkpoint, dataset).to(where)
     metrics = training.evaluate(training.make(config), model, dataset.test, where)
     if json:
-        print(dumps({"run": str(run), "checkpoint": checkpoint, **metrics}))
+        console.say(dumps({"run": str(run), "checkpoint": checkpoint, **metrics}), result=True)
     else:
         _show(metrics)
     return 0
@@ -170,14 +194,14 @@ def _eval(run: Path, checkpoint: str, json: bool, device: str) -> int:
 def _gallery(run: Path, out: Path | None) -> int:
     from ddeq_fast import gallery
 
-    print(gallery.write(run, out))
+    console.say(str(gallery.write(run, out)))
     return 0
 
 
 def _doctor() -> int:
     from ddeq_fast import doctor
 
-    print(doctor.report())
+    console.say(doctor.report(), result=True)
     return 0
 
 

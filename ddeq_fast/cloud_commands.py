@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ddeq_fast.optional import require
+from ddeq_fast import console
 
 OUTPUTS = (".npy", ".ply", ".xyz")
 
@@ -108,76 +108,114 @@ def _kernel(text: str):
 def _explain(**sizes) -> int:
     from ddeq_fast.explain import explain
 
-    print(explain(**sizes))
+    console.say(explain(**sizes), result=True)
     return 0
 
 
 def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resume, quiet, **settings) -> int:
-    from ddeq_fast import cloud_pictures
+    from ddeq_fast import checkpoints, cloud_pictures, drawing, locks
     from ddeq_fast.cloud_flow import CloudFlow, Settings
-    from ddeq_fast.data.files import load_points, write_points
-    from ddeq_fast.explain import duration
-    from ddeq_fast.signals import stop_on_signal
+    from ddeq_fast.data.files import load_points
     from ddeq_fast.training import choose_device
     from ddeq_fast.validation import check_integer
 
     settings = Settings(**settings)
     check_integer("checkpoint-every", checkpoint_every, low=0)
-    _check_output("out", out, OUTPUTS)
+    _check_output("out", out, OUTPUTS, target)
     if picture is not None:
-        _check_output("picture", picture, cloud_pictures.ENDINGS)
-        require("matplotlib", "plots")
+        _check_output("picture", picture, cloud_pictures.ENDINGS, target)
+        drawing.load_matplotlib()
     cloud = load_points(target)
     if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
         raise ValueError(f"--out {out}: a PLY file holds points in 2 or 3 dimensions, the target has {cloud.shape[1]}")
     flow = CloudFlow(cloud.to(choose_device(device)), settings, kernel, backend)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if resume:
-        flow.restore(checkpoint)
-    elif checkpoint.exists():
-        raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
-    print(_summary(flow, target, duration), flush=True)
+    outputs = [out] if picture is None else [out, picture]
+    with ExitStack() as held:
+        for path in outputs:
+            held.enter_context(locks.alone(path.with_name(f".{path.name}.lock"), str(path)))
+        checkpoints.remove_leftovers(*outputs, checkpoint)
+        if resume:
+            flow.restore(checkpoint)
+        elif checkpoint.exists():
+            raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
+        console.say(_summary(flow, target))
+        if not _move(flow, checkpoint, checkpoint_every, quiet):
+            return 130
+        return _finish(flow, cloud, out, picture, checkpoint)
 
-    wanted = cloud_pictures.moments(picture, settings.steps) if picture else set()
-    frames = [(flow.done, cloud_pictures.some(flow.points()))] if picture else []
+
+def _move(flow, checkpoint: Path, checkpoint_every: int, quiet: bool) -> bool:
+    """Move to the end, or until a signal comes: then save and return False."""
+    from ddeq_fast.signals import stop_on_signal
+
+    steps = flow.settings.steps
     if not flow.history:
         flow.note()
-    bar = require("tqdm", "train").tqdm(total=settings.steps, initial=flow.done, disable=quiet or None, unit="step")
-    with stop_on_signal() as stopped, bar:
-        while flow.done < settings.steps and not stopped.is_set():
+        flow.look()
+    with stop_on_signal() as stopped, console.Bar(steps, flow.done, shown=not quiet) as bar:
+        while flow.done < steps and not stopped.is_set():
             flow.step()
-            if flow.done % max(1, settings.steps // 20) == 0 or flow.done == settings.steps:
-                bar.set_postfix_str(f"MMD {flow.note() / flow.history[0][1]:.3g} of the start's", refresh=False)
-            if flow.done in wanted:
-                frames.append((flow.done, cloud_pictures.some(flow.points())))
+            text = None
+            if flow.done % max(1, steps // 20) == 0 or flow.done == steps:
+                flow.note()
+                text = _progress(flow)
+            flow.look()
             if checkpoint_every and flow.done % checkpoint_every == 0:
                 flow.save(checkpoint)
-            bar.update()
-    if flow.done < settings.steps:
-        flow.save(checkpoint)
-        print(
-            f"ddeq-fast: stopped after step {flow.done}, saved to {checkpoint}; continue with --resume", file=sys.stderr
-        )
-        return 130
-    write_points(out, flow.points())
-    checkpoint.unlink(missing_ok=True)
-    if picture:
-        cloud_pictures.draw(picture, frames, cloud, flow.history)
-    start, end = flow.history[0][1], flow.history[-1][1]
-    print(f"MMD {end:.2e}, {end / start:.2g} of the start's; wrote {out}" + (f" and {picture}" if picture else ""))
+            bar.step(text)
+    if flow.done == steps:
+        return True
+    flow.save(checkpoint)
+    text = f"stopped after step {flow.done}, saved to {checkpoint}; continue with --resume"
+    console.say(f"ddeq-fast: {text}", error=True)
+    return False
+
+
+def _progress(flow) -> str:
+    start, now = flow.history[0][1], flow.history[-1][1]
+    return f"MMD {now:.2e}" + (f", {now / start:.2g} of the start's" if start > 0 else "")
+
+
+def _finish(flow, cloud, out: Path, picture: Path | None, checkpoint: Path) -> int:
+    """Write the results, the cloud first; a picture that cannot be drawn is no error, for the cloud is there."""
+    from ddeq_fast import cloud_pictures
+    from ddeq_fast.data.files import write_points
+
+    try:
+        write_points(out, flow.points())
+    except OSError:
+        with suppress(OSError):
+            flow.save(checkpoint)
+        raise
+    wrote = str(out)
+    if picture is not None:
+        try:
+            cloud_pictures.draw(picture, flow.frames, flow.seen(cloud), flow.history)
+            wrote += f" and {picture}"
+        except Exception as error:
+            console.say(f"no picture {picture}: {type(error).__name__}: {error}", error=True)
+    checkpoint.unlink(missing_ok=True)  # only now: a kill on the way here is resumed
+    console.say(f"{_progress(flow)}; wrote {wrote}")
     return 0
 
 
-def _check_output(option: str, path: Path, endings: tuple[str, ...]) -> None:
-    """Before hours of work, not after: an output that cannot be written."""
+def _check_output(option: str, path: Path, endings: tuple[str, ...], target: Path) -> None:
+    """Before hours of work, not after: an output that cannot be written, or would overwrite the target."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"--{option} must end in one of {', '.join(endings)}, got {path}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} for --{option} {path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"--{option} {path} is a folder")
+    if path.exists() and target.exists() and path.samefile(target):
+        raise ValueError(f"--{option} {path} is the target")
 
 
-def _summary(flow, target, duration) -> str:
+def _summary(flow, target) -> str:
     """What is about to be done, and for how long."""
+    from ddeq_fast.explain import duration
+
     n, d = flow.target.shape
     step, left = flow.step_seconds(), flow.settings.steps - flow.done
     time = "" if step is None else f", about {duration(step)} a step, {duration(step * left)} in all"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends, checkpoints
+from ddeq_fast import backends, checkpoints, cloud_pictures
 from ddeq_fast.backends import costs
 from ddeq_fast.backends.sliced import Sliced
 from ddeq_fast.library import encode
@@ -55,6 +55,8 @@ class Settings:
         check_integer("minibatch", self.minibatch, low=0)
         check_integer("directions", self.directions)
         check_integer("seed", self.seed, low=0)
+        if self.seed + self.steps >= 1 << 63:
+            raise ValueError(f"seed and steps must be less than 2^63 together, got {self.seed} and {self.steps}")
 
 
 class CloudFlow:
@@ -74,6 +76,7 @@ class CloudFlow:
         if target.dim() != 2:
             raise ValueError(f"target must have shape (n, d), got {tuple(target.shape)}")
         self.settings, self.kernel = settings, check_kernel(kernel)
+        self._hash = checkpoints.checksum({"target": target})
         self.centre = target.mean(0)
         self.spread = (target - self.centre).square().sum(1).mean().sqrt()
         if not float(self.spread) > 0:
@@ -85,7 +88,11 @@ class CloudFlow:
         self.velocity = torch.zeros_like(self.x)
         self.done = 0
         self.history: list[tuple[int, float]] = []
-        self.backend = self._choose(backend)
+        # What pictures show of the way: particles by step, in the plane of pictures.
+        self.frames: dict[int, Tensor] = {}
+        self._view = cloud_pictures.view(target)
+        self._moments = cloud_pictures.all_moments(settings.steps)
+        self._asked, self.backend = backend, self._choose(backend)
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator).to(self.target)
@@ -163,29 +170,95 @@ class CloudFlow:
         self.history.append((self.done, self.distance()))
         return self.history[-1][1]
 
+    def look(self) -> None:
+        """Keep what the cloud looks like, if a picture wants it after this step."""
+        if self.done in self._moments:
+            self.frames[self.done] = self.seen(self.points())
+
+    def seen(self, points: Tensor) -> Tensor:
+        """Some of the points (n, d) as pictures show them, (m, 2)."""
+        return cloud_pictures.seen(points, self._view)
+
     def points(self) -> Tensor:
         """The particles (n, d) in the target's own coordinates."""
         return self.x * self.spread + self.centre
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs to go on as if nothing had happened, atomically."""
-        tensors = {"x": self.x, "velocity": self.velocity, "generator": self.generator.get_state()}
+        tensors = {"x": self.x, "velocity": self.velocity, "generator": self.generator.get_state(), "view": self._view}
+        tensors |= {f"frame.{step}": frame for step, frame in self.frames.items()}
         checkpoints.save(path, tensors, {"done": self.done, "history": self.history, "of": self._identity()})
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint; raises ValueError naming it if it is of another flow."""
+        """Continue from a checkpoint, with its backend if this flow's is "auto".
+
+        Raises ValueError naming it if it is damaged or of another flow: other settings, kernel, backend, dtype or
+        target, which is told by a hash of its points.
+        """
         tensors, info = checkpoints.load(path)
-        there, here = info.get("of", {}), self._identity()
+        there, here = info.get("of"), self._identity()
+        if not isinstance(there, dict):
+            raise ValueError(f"{path} is no checkpoint of a flow")
+        backend = there.get("backend")
+        if self._asked == "auto" and backend in backends.names():
+            here["backend"] = backends.resolve(backend, self.x[None], self.target[None], self.kernel)
         other = [
             f"{name} {there.get(name)!r}, not {value!r}" for name, value in here.items() if there.get(name) != value
         ]
         if other:
             raise ValueError(f"{path} is of another flow: {', '.join(other)}")
+        self._check_state(path, tensors, info)
+        try:
+            self.generator.set_state(tensors["generator"])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: its state of random numbers is wrong: {error}") from error
         self.x, self.velocity = (tensors[name].to(self.target) for name in ("x", "velocity"))
-        self.generator.set_state(tensors["generator"])
         self.done, self.history = info["done"], [tuple(entry) for entry in info["history"]]
+        self.backend, self._view = here["backend"], tensors["view"]
+        self.frames = {
+            int(name[len("frame.") :]): value for name, value in tensors.items() if name.startswith("frame.")
+        }
+
+    def _check_state(self, path: Path, tensors: dict[str, Tensor], info: dict) -> None:
+        done, history = info.get("done"), info.get("history")
+        steps = [entry[0] for entry in history] if _is_history(history) else None
+        if type(done) is not int or not 0 <= done <= self.settings.steps:
+            raise ValueError(f"{path} is damaged: it is after step {done!r} of {self.settings.steps}")
+        if steps is None or steps != sorted(set(steps)) or (steps and not 0 <= steps[0] <= steps[-1] <= done):
+            raise ValueError(f"{path} is damaged: its history is wrong")
+        frames = {name for name in tensors if name.startswith("frame.")}
+        shapes = {"x": self.x.shape, "velocity": self.x.shape, "view": self._view.shape}
+        known = {*shapes, "generator", *(f"frame.{step}" for step in self._moments if step <= done)}
+        wrong = sorted((shapes.keys() | {"generator"}) - tensors.keys()) + sorted(tensors.keys() - known)
+        for name in sorted(shapes.keys() & tensors.keys() | frames):
+            value = tensors[name]
+            shaped = value.shape == shapes.get(name, (*value.shape[:1], 2))
+            if not shaped or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+                wrong.append(name)
+        if wrong:
+            raise ValueError(
+                f"{path} is damaged: {', '.join(wrong[:8])} missing, unknown, of another shape or not finite"
+            )
 
     def _identity(self) -> dict:
-        """What a checkpoint must share with the flow that continues it."""
+        """What a checkpoint must share with the flow that continues it; the device may be another."""
         target = f"{len(self.target)} x {self.target.shape[1]} of spread {float(self.spread):.6g}"
-        return {**vars(self.settings), "kernel": encode(self.kernel), "target": target}
+        return {
+            **vars(self.settings),
+            "kernel": encode(self.kernel),
+            "target": target,
+            "hash of the target": self._hash,
+            "dtype": str(self.x.dtype),
+            "backend": self.backend,
+        }
+
+
+def _is_history(entries) -> bool:
+    return isinstance(entries, list) and all(
+        isinstance(entry, list)
+        and len(entry) == 2
+        and type(entry[0]) is int
+        and type(entry[1]) in (int, float)
+        and math.isfinite(entry[1])
+        for entry in entries
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddeq_fast import drawing
 from ddeq_fast.checkpoints import write_atomically
 from ddeq_fast.optional import require
 
@@ -17,86 +18,81 @@ SHOWN = 6000
 _MOMENTS = {".png": (0.0, 0.02, 0.06, 0.2, 1.0), ".gif": tuple((i / 40) ** 2 for i in range(41))}
 
 
-def moments(path: Path, steps: int) -> set[int]:
-    """Steps after which a picture at `path` wants the cloud: most of the way is covered early."""
-    return {round(share * steps) for share in _MOMENTS[path.suffix.lower()]}
+def moments(ending: str, steps: int) -> set[int]:
+    """Steps after which a picture of this kind wants the cloud: most of the way is covered early."""
+    return {round(share * steps) for share in _MOMENTS[ending.lower()]}
 
 
-def draw(path: Path, frames: list[tuple[int, Tensor]], target: Tensor, history: list[tuple[int, float]]) -> None:
-    """Write the picture: clouds (n, d) by step, the target, and MMD by step.
+def all_moments(steps: int) -> set[int]:
+    """Those of any picture: which one is wanted may be said in the end, when a flow is resumed."""
+    return set().union(*(moments(ending, steps) for ending in ENDINGS))
+
+
+def draw(path: Path, frames: dict[int, Tensor], target: Tensor, history: list[tuple[int, float]]) -> None:
+    """Write the picture: clouds by step and the target, all (n, 2) from `seen`, and MMD by step."""
+    wanted = moments(path.suffix, history[-1][0])
+    chosen = [(step, frames[step]) for step in sorted(wanted & frames.keys())]
+    if path.suffix.lower() == ".gif":
+        write_atomically(path, _animation(chosen, target))
+    else:
+        _panels(chosen, target, history, path)
+
+
+def view(target: Tensor) -> Tensor:
+    """The plane that pictures are projected to, (d, 2) orthonormal columns.
 
     Three dimensions are seen from a little above, more by their first two principal components.
     """
-    view = _view(target).double()
-    if path.suffix.lower() == ".gif":
-        content = _animation(frames, target, view)
-    else:
-        content = _panels(frames, target, history, view)
-    write_atomically(path, content)
-
-
-def some(points: Tensor) -> Tensor:
-    """As many points as are drawn."""
-    return points[:: -(-len(points) // SHOWN)].cpu()
-
-
-def _view(target: Tensor) -> Tensor:
-    """The plane that pictures are projected to, (d, 2) orthonormal columns."""
     d = target.shape[1]
     if d <= 2:
         return torch.eye(d, 2)
     if d == 3:
         return torch.tensor([[0.82, -0.57, 0.0], [0.25, 0.36, 0.90]]).mT
-    centred = (target - target.mean(0)).cpu()
-    return torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, -2:].flip(1)
+    points = _some(target).double()
+    return torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh[:2].mT.contiguous()
 
 
-def _figure(columns: int, width: float, height: float):
-    require("matplotlib", "plots")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+def seen(points: Tensor, plane: Tensor) -> Tensor:
+    """As many points as are drawn, (m, 2) in the plane of `view`."""
+    return _some(points).double() @ plane.double()
 
 
-def _scatter(axis, points: Tensor, view: Tensor, limits, title: str, colour: str) -> None:
-    shown = some(points).double() @ view
+def _some(points: Tensor) -> Tensor:
+    return points[:: -(-len(points) // SHOWN)].cpu()
+
+
+def _scatter(axis, shown: Tensor, limits, title: str, colour: str) -> None:
     size = min(12.0, max(1.5, 4000 / len(shown)))  # few points are not to be dust, nor many a blot
     axis.scatter(*shown.unbind(1), s=size, color=colour, alpha=0.5, linewidths=0)
     axis.set(title=title, xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
 
 
-def _limits(target: Tensor, view: Tensor) -> list[tuple[float, float]]:
+def _limits(target: Tensor) -> list[tuple[float, float]]:
     """A square about the target with room for the particles' start."""
-    seen = some(target).double() @ view
-    middle, half = (seen.amax(0) + seen.amin(0)) / 2, 0.75 * float((seen.amax(0) - seen.amin(0)).max())
+    middle, half = (target.amax(0) + target.amin(0)) / 2, 0.75 * float((target.amax(0) - target.amin(0)).max())
     return [(float(centre) - half, float(centre) + half) for centre in middle]
 
 
-def _panels(frames, target, history, view) -> bytes:
-    figure, axes = _figure(len(frames) + 2, 2.6 * (len(frames) + 2), 2.9)
-    limits = _limits(target, view)
-    for axis, (step, points) in zip(axes, frames, strict=False):
-        _scatter(axis, points, view, limits, f"step {step}", "#0072B2")
-    _scatter(axes[-2], target, view, limits, "target", "#D55E00")
-    axes[-1].loglog([max(step, 1) for step, _ in history], [value for _, value in history], color="#0072B2")
-    axes[-1].set(title="MMD", xlabel="step")
-    axes[-1].grid(alpha=0.3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+def _panels(frames, target, history, path: Path) -> None:
+    figure, ((*places, last, curve),) = drawing.figure(1, len(frames) + 2, 2.6 * (len(frames) + 2), 2.9)
+    limits = _limits(target)
+    for axis, (step, points) in zip(places, frames, strict=True):
+        _scatter(axis, points, limits, f"step {step}", "#0072B2")
+    _scatter(last, target, limits, "target", "#D55E00")
+    curve.loglog([max(step, 1) for step, _ in history], [value for _, value in history], color="#0072B2")
+    curve.set(title="MMD", xlabel="step")
+    curve.grid(alpha=0.3)
+    drawing.write_png(figure, path)
 
 
-def _animation(frames, target, view) -> bytes:
+def _animation(frames, target) -> bytes:
     require("PIL", "plots")
     from PIL import Image
 
-    limits, images = _limits(target, view), []
+    limits, images = _limits(target), []
     for step, points in frames:
-        figure, (axis,) = _figure(1, 4, 4.2)
-        _scatter(axis, points, view, limits, f"step {step}", "#0072B2")
+        figure, ((axis,),) = drawing.figure(1, 1, 4, 4.2)
+        _scatter(axis, points, limits, f"step {step}", "#0072B2")
         figure.canvas.draw()
         images.append(Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba()))
     images = [image.convert("RGB").quantize(64) for image in images]

@@ -88,6 +88,8 @@ class Config:
             value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
             if item.type == "int":
                 check_integer(item.name, value, low=low)
+                if value >= 1 << 63:
+                    raise ValueError(f"{item.name} must be less than 2^63, got one of {value.bit_length()} bits")
             elif item.type == "float":
                 bounds = {} if high is None else {"high": high}
                 object.__setattr__(self, item.name, check_number(item.name, value, low=low, closed=True, **bounds))
@@ -122,7 +124,7 @@ class Config:
             if unknown:
                 raise ValueError(f"has unknown settings: {', '.join(unknown)}")
             return cls(**values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: {error}") from error
 
     def load(self) -> data.Dataset:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddeq_fast import tree
+from ddeq_fast import drawing, tree
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data.dataset import Batch
 from ddeq_fast.models import Classifier, Completer
-from ddeq_fast.optional import require
 from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward
 from ddeq_fast.training import Trainer, convergence_in_metrics, read_metrics
 from ddeq_fast.training.tasks import Partial
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
-
-
-def _figure(rows: int, columns: int, width: float, height: float):
-    """(figure, array of axes) drawn without a screen."""
-    require("matplotlib", "plots")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 _PANELS = (
@@ -49,7 +39,7 @@ def curves(metrics: list[dict], path: Path) -> None:
     """
     panels = [panel for panel in _PANELS if panel[0] in metrics[-1]]
     rows = (len(panels) + 1) // 2
-    figure, axes = _figure(rows, 2, 9, 3 * rows)
+    figure, axes = drawing.figure(rows, 2, 9, 3 * rows)
     for axis, panel in zip_longest(axes.flat, panels):
         if panel is None:
             axis.axis("off")
@@ -75,7 +65,7 @@ def curves(metrics: list[dict], path: Path) -> None:
             axis.ticklabel_format(useOffset=False)
     for axis in axes.flat[: len(panels)]:
         axis.legend(fontsize="small") if axis is axes[0, 0] or axis.get_lines()[-1].get_linestyle() == "--" else None
-    figure.savefig(path)
+    drawing.write_png(figure, path)
 
 
 def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
@@ -123,7 +113,7 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
     components = torch.linalg.eigh((points - centre).mT @ (points - centre)).eigenvectors[:, -2:].flip(1)
     plane, end = (z - centre) @ components, (end - centre) @ components
 
-    figure, axes = _figure(len(batch.labels), 3, 10, 3 * len(batch.labels))
+    figure, axes = drawing.figure(len(batch.labels), 3, 10, 3 * len(batch.labels))
     for i, (left, middle, right) in enumerate(axes):
         present = batch.clouds.mask[i]
         _draw_input(left, batch.clouds.points[i, present], batch.clouds.weights[i, present])
@@ -138,7 +128,7 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
         right.grid(alpha=0.3)
     axes[0, 1].legend()
     axes[0, 2].legend()
-    figure.savefig(path)
+    drawing.write_png(figure, path)
 
 
 def completion(model: Completer, inputs: Partial, path: Path) -> None:
@@ -147,7 +137,7 @@ def completion(model: Completer, inputs: Partial, path: Path) -> None:
         output = model.eval().cpu()(*inputs.clouds, noise=inputs.noise)
     observed = PointClouds(output.points, output.weights * output.observed)
     new = PointClouds(output.points, output.weights * ~output.observed)
-    figure, axes = _figure(3, len(inputs.noise), 1.8 * len(inputs.noise), 5.4)
+    figure, axes = drawing.figure(3, len(inputs.noise), 1.8 * len(inputs.noise), 5.4)
     for name, axis in zip(("partial", "completed", "whole"), axes[:, 0], strict=True):
         axis.set_ylabel(name)
     for i, column in enumerate(axes.T):
@@ -156,7 +146,7 @@ def completion(model: Completer, inputs: Partial, path: Path) -> None:
         _draw_points(column[1], new, i, _ORANGE)
         _draw_points(column[2], inputs.whole, i, _BLUE)
         _share_limits(column, inputs.whole.points[i, inputs.whole.mask[i]])
-    figure.savefig(path)
+    drawing.write_png(figure, path)
 
 
 @torch.no_grad()
@@ -174,7 +164,7 @@ def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 
     first = torch.linspace(0, len(visited) - 1, shown).round().int().tolist()
     panels = [(f"step {visited[k][0]}", visited[k][1]) for k in sorted(set(first))]
     panels.append(("completed", model.lift.inverse(output.equilibrium.particles)))
-    figure, axes = _figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
+    figure, axes = drawing.figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
     for i, row in enumerate(axes):
         for axis, (title, points) in zip(row, panels, strict=True):
             _draw_points(axis, inputs.clouds, i, _GREY)
@@ -182,7 +172,7 @@ def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 
             if i == 0:
                 axis.set_title(title, fontsize="medium")
         _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])
-    figure.savefig(path)
+    drawing.write_png(figure, path)
 
 
 def _draw_points(axis, clouds: PointClouds, i: int, colour: str) -> None:
@@ -205,20 +195,18 @@ def _draw_input(axis, points: Tensor, weights: Tensor) -> None:
     axis.set_aspect("equal")
 
 
-def run(trainer: Trainer) -> list[Path]:
-    """All pictures of a run, written to its folder; returns their paths."""
+def pictures(trainer: Trainer) -> dict[Path, Callable[[], None]]:
+    """The pictures of a run, by the file in its folder that each is written to when called."""
     folder, test, model = trainer.folder, trainer.dataset.test, trainer.model
-    paths = [folder / "curves.png"]
-    curves(read_metrics(folder), paths[0])
     count = 8 if trainer.config.task == "complete" else 3
-    first = [int((test.labels == label).nonzero()[0]) for label in range(min(count, trainer.dataset.classes))]
+    first = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:count]]
     batch = test.batch(torch.tensor(first))
+    drawn = {"curves.png": lambda path: curves(read_metrics(folder), path)}
     if trainer.config.task == "complete":
         inputs = trainer.task.inputs(batch, None)
-        paths += [folder / "completion.png", folder / "flow.png"]
-        completion(model, inputs, paths[1])
-        completion_flow(model, tree.select(inputs, torch.arange(min(4, len(first)))), paths[2])
+        few = tree.select(inputs, torch.arange(min(4, len(first))))
+        drawn["completion.png"] = lambda path: completion(model, inputs, path)
+        drawn["flow.png"] = lambda path: completion_flow(model, few, path)
     else:
-        paths.append(folder / "equilibrium.png")
-        equilibrium(model, batch, paths[1])
-    return paths
+        drawn["equilibrium.png"] = lambda path: equilibrium(model, batch, path)
+    return {folder / name: partial(draw, folder / name) for name, draw in drawn.items()}

@@ -14,7 +14,7 @@ def stop_on_signal():
 
     def restore():
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not of Python's
         before.clear()
 
     def stop(number, frame):

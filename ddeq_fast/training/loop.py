@@ -8,7 +8,6 @@ several processes agree: each draws for the whole batch and takes its share.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddeq_fast import checkpoints, data, tree
+from ddeq_fast import checkpoints, console, data, tree
 from ddeq_fast.config import Config
 from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Split, generator
@@ -29,7 +28,8 @@ from ddeq_fast.signals import stop_on_signal
 from ddeq_fast.solvers import quiet
 from ddeq_fast.training import tasks
 from ddeq_fast.training.processes import Processes, local_device
-from ddeq_fast.training.run import BEST, CONFIG, LAST, METRICS, line, read_config, read_metrics
+from ddeq_fast.training.records import Records, check_empty
+from ddeq_fast.training.run import BEST, LAST, METRICS, check_data, check_info, identity, read_config, read_metrics
 from ddeq_fast.validation import check_device
 
 _GENERATORS = threading.RLock()
@@ -51,6 +51,8 @@ class Trainer:
     In a job of several processes (torchrun) each has its trainer, takes its share of every batch, and averages
     gradients with the others; the first one alone writes.
 
+    While a run is made, read or trained, its folder is locked: another process is refused.
+
     Args:
         config: settings of a new run.
         folder: where it is kept; created.
@@ -59,40 +61,48 @@ class Trainer:
 
     Raises:
         FileExistsError: the folder holds a run already.
+        InUse: another process writes there.
+        OSError: the folder cannot be written.
     """
 
     def __init__(
         self, config: Config, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None
     ):
         folder = Path(folder)
-        if (folder / CONFIG).exists():
-            raise FileExistsError(f"{folder} already holds a run: continue it with --resume, or choose another --run")
+        check_empty(folder)  # before the data are read
         self._build(config, folder, dataset, build)
-        self.processes.gather(None)  # nobody writes before all have looked
-        if self.processes.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_atomically(folder / CONFIG, config.to_json().encode())
-            checkpoints.write_atomically(folder / METRICS, b"")
-        self.save(LAST)
+        self.records.make_folder()
+        with self.records.alone():
+            self.records.create(config, lambda: self.save(LAST))
 
     @classmethod
     def resume(cls, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None) -> Trainer:
         """The run of `folder` where its last checkpoint left it; dataset and build as for a new one.
 
-        Raises FileNotFoundError if there is none, ValueError naming the file if one is damaged.
+        Raises FileNotFoundError if there is none, ValueError naming the file if one is damaged, of other settings or
+        of other data, InUse if another process writes there.
         """
         folder, trainer = Path(folder), cls.__new__(cls)
         trainer._build(read_config(folder), folder, dataset, build)
-        tensors, info = checkpoints.load(folder / LAST)
-        checkpoints.unpack_model(tensors, trainer.model, folder / LAST)
-        checkpoints.unpack_optimizer(tensors, trainer.model, trainer.optimizer)
-        trainer.step, trainer.best, trainer.seconds = info["step"], info["best"], info["seconds"]
-        # Lines written after the checkpoint are about to be written again.
-        kept = [entry for entry in read_metrics(folder) if entry["step"] <= trainer.step]
-        trainer.processes.gather(None)
-        if trainer.processes.main:
-            checkpoints.write_atomically(folder / METRICS, "".join(map(line, kept)).encode())
+        with trainer.records.alone():
+            trainer._load()
         return trainer
+
+    def _load(self) -> None:
+        path, metrics = self.folder / LAST, read_metrics(self.folder)
+        tensors, info = checkpoints.load(path)
+        checkpoints.unpack_model(tensors, self.model, path)
+        check_info(info, self.config, path, self.total_steps)
+        check_data(info, self.dataset, path)
+        checkpoints.unpack_optimizer(tensors, self.model, self.optimizer, path)
+        self.step, self.best, self.seconds = info["step"], info["best"], info["seconds"]
+        # Lines written after the checkpoint are about to be written again.
+        kept = [entry for entry in metrics if entry["step"] <= self.step]
+        if (kept[-1]["step"] if kept else 0) < self.step:
+            warnings.warn(
+                f"{self.folder / METRICS} lacks steps before {self.step}, the last checkpoint's", stacklevel=3
+            )
+        self.records.take_up(kept)
 
     def _build(self, config, folder, dataset, build):
         self.config, self.folder, self.task = config, folder, tasks.make(config)
@@ -111,7 +121,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(self.dataset.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step, self.best, self.seconds = 0, None, 0.0
-        self._writer = None
+        self.records, self._writer = Records(folder, self.processes), None
 
     @contextmanager
     def _randomness(self, *stream: int):
@@ -126,7 +136,8 @@ class Trainer:
         if not self.processes.main:
             return
         info = {"step": self.step, "best": self.best, "seconds": self.seconds}
-        checkpoints.save(self.folder / name, checkpoints.pack(self.model, self.optimizer), info)
+        info |= identity(self.config, self.dataset)
+        self.records.save(name, checkpoints.pack(self.model, self.optimizer), info)
 
     def learning_rate(self, step: int) -> float:
         """Linear growth over `warmup` steps, and half a cosine down to zero or steps down."""
@@ -162,7 +173,9 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.zero_grad()
         objective.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if not torch.isfinite(length):  # as are all weights after it, and the next checkpoint
+            raise FloatingPointError(f"the gradient is {length.item()} at step {self.step}: try a smaller lr")
         self.optimizer.step()
         self.step += 1
         with torch.no_grad():
@@ -197,42 +210,54 @@ class Trainer:
         Ctrl-C (or SIGTERM) ends the step at hand, saves, and raises `Interrupted`; a second Ctrl-C does not wait.
 
         Args:
-            progress: show a line an evaluation and, in a terminal, a bar.
+            progress: show a line an evaluation and, in a terminal, a bar; where standard error cannot be written,
+                neither.
             tensorboard: write metrics for TensorBoard to the run folder too; raises ImportError if it is not installed.
+
+        Raises:
+            InUse: another process writes to the folder.
+            ValueError: another one has trained the run on since it was made or read here.
+            OSError: the folder cannot be written; the run can be resumed from its last checkpoint.
+            FloatingPointError: loss or gradient are not finite.
         """
-        config, result, main = self.config, None, self.processes.main
+        main = self.processes.main
         if tensorboard:
             self._writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
-        shown = progress and main
-        bar = require("tqdm", "train").tqdm(
-            total=self.total_steps, initial=self.step, disable=None if shown else True, unit="step", file=sys.stderr
-        )
-        with stop_on_signal() as stopped, bar:
-            stop = False
-            while self.step < self.total_steps and not stop:
-                for batch in self.batches():
-                    metrics = self._timed(self.train_step, batch)
-                    self._log(metrics)
-                    bar.update()
-                    bar.set_postfix_str(brief(metrics))
-                    stop = any(self.processes.gather(stopped.is_set()))
-                    if stop:
-                        break
-                epoch, rest = divmod(self.step, self.steps_per_epoch)
-                finished = self.step == self.total_steps
-                if rest == 0 and (finished or epoch % config.eval_every == 0):
-                    result = self._timed(self.evaluate)
-                    self._log(result)
-                    if shown:
-                        bar.write(f"epoch {epoch:3d}  {brief(result)}", file=sys.stderr)
-                    if self.best is None or self.task.better(result, self.best):
-                        self.best = result[self.task.score]
-                        self.save(BEST)
-                if stop or finished or (rest == 0 and epoch % config.save_every == 0):
-                    self.save(LAST)
+        bar = console.Bar(self.total_steps, self.step, shown=progress and main)
+        with self.records.alone(), stop_on_signal() as stopped, bar:
+            self.records.check_unchanged()
+            result = self._fit(bar, stopped, shown=progress and main)
         if self.step < self.total_steps:
             raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; saved in {self.folder}")
-        return result or [m for m in read_metrics(self.folder) if m["split"] == "test"][-1]
+        return result
+
+    def _fit(self, bar: console.Bar, stopped, shown: bool) -> dict | None:
+        config, result, stop = self.config, None, False
+        while self.step < self.total_steps and not stop:
+            for batch in self.batches():
+                metrics = self._timed(self.train_step, batch)
+                self._log(metrics)
+                bar.step(brief(metrics))
+                stop = any(self.processes.gather(stopped.is_set()))
+                if stop:
+                    break
+            epoch, rest = divmod(self.step, self.steps_per_epoch)
+            finished = self.step == self.total_steps
+            if rest == 0 and (finished or epoch % config.eval_every == 0):
+                result = self._timed(self.evaluate)
+                self._log(result)
+                if shown:
+                    bar.say(f"epoch {epoch:3d}  {brief(result)}")
+                score = result[self.task.score]
+                if not math.isnan(score) and (self.best is None or self.task.better(result, self.best)):
+                    self.best = score
+                    self.save(BEST)
+            if stop or finished or (rest == 0 and epoch % config.save_every == 0):
+                self.save(LAST)
+        if self.step == self.total_steps and result is None:
+            last = read_metrics(self.folder)[-1:]
+            result = last[0] if last and last[0]["split"] == "test" else self._timed(self.evaluate)
+        return result
 
     def evaluate(self) -> dict:
         """Metrics of the model on the test split."""
@@ -249,11 +274,9 @@ class Trainer:
         if not self.processes.main:
             return
         entry = {"step": self.step, "seconds": round(self.seconds, 3), **metrics}
-        with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-            file.write(line(entry))
-        if self._writer is not None:
-            for key in metrics.keys() - {"split"}:
-                self._writer.add_scalar(f"{key}/{metrics['split']}", metrics[key], self.step)
+        self.records.log(entry)
+        for key in metrics.keys() - {"split"} if self._writer is not None else ():
+            self._writer.add_scalar(f"{key}/{metrics['split']}", metrics[key], self.step)
 
 
 @torch.no_grad()

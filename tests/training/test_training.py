@@ -185,6 +185,7 @@ def test_folders_in_bad_order_are_named(rings, small, tmp_path):
     (tmp_path / "run" / METRICS).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
         Trainer.resume(tmp_path / "run", rings)
+    (tmp_path / "run" / METRICS).write_text("")
     other = json.loads((tmp_path / "run" / CONFIG).read_text())
     (tmp_path / "run" / CONFIG).write_text(json.dumps({**other, "dim_z": 16}))
     with pytest.raises(ValueError, match=r"last.safetensors does not fit the model: ddeq"):
