@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddeq_fast import backends
 from ddeq_fast.implicit import Backward, BackwardInfo, implicit
-from ddeq_fast.library import encode, tangent_op
+from ddeq_fast.library import encode, tangent
 from ddeq_fast.mmd import signed_measure
 from ddeq_fast.radial import Gaussian, RadialKernel
 from ddeq_fast.solvers.iterate import warn_of
@@ -115,7 +115,7 @@ class _Hessian:
         motion = torch.cat((v, self.push(v)), 1)
         nothing = torch.zeros_like(self.points)
         rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
-        return (self.charges[..., None] * tangent_op(*rest)[1]).split(v.shape[1], 1)
+        return (self.charges[..., None] * tangent(*rest)[1]).split(v.shape[1], 1)
 
     def __call__(self, v: Tensor) -> Tensor:
         on_z, on_image = self.pull(v)

@@ -11,6 +11,8 @@ Torch's custom operators know neither forward mode nor the transforms of `torch.
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from ddeq_fast import backends, transforms
 from ddeq_fast.encoding import alive, decode, encode
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.ranges import AnySize
+
+_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 __all__ = ["decode", "encode", "energy", "energy_op", "evaluate", "evaluate_op", "tangent", "tangent_op"]
 
@@ -78,6 +82,7 @@ def evaluate(
 
     Where the clouds lie in shards, in all processes with a graph or in none, and neither of these.
     """
+    _ready()
     if transforms.active():
         return _transformed(_Evaluate, (x, y, v), kernel, backend, potential, field)
     x, y, v = _tracked(backend, x, y, v)
@@ -86,6 +91,7 @@ def evaluate(
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, backend: str) -> tuple[Tensor, Tensor]:
     """`tangent_op`, as `evaluate`."""
+    _ready()
     if transforms.active():
         return _transformed(_Tangent, (x, y, v, s, t), kernel, backend)
     x, y, v, s, t = _tracked(backend, x, y, v, s, t)
@@ -94,9 +100,39 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: str, 
 
 def energy(z: Tensor, w: Tensor, kernel: str, backend: str) -> Tensor:
     """The value of `energy_op`, (B,), as `evaluate`. One pass gives it and, where z needs it, the gradient."""
+    _ready()
     if transforms.active():
         return _transformed(_Energy, (z, w), kernel, backend)
     return _operator(energy_op, kernel)(z, w, kernel, backend, z.requires_grad and torch.is_grad_enabled())[0]
+
+
+def _ready() -> None:
+    if not torch.compiler.is_compiling():
+        _prepare_torch()
+
+
+@functools.cache
+def _prepare_torch() -> None:
+    """Custom operators import torch's compiler, which must make a folder for its code when that is imported.
+
+    Where it cannot, sums do without it: they need no compiled code, and the folder of this package is there already.
+    """
+    try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        cache_dir()
+    except ImportError:  # another version of torch has it elsewhere
+        return
+    except OSError:
+        before = os.environ.get(_VARIABLE)
+        os.environ[_VARIABLE] = str(Path(__file__).parent)
+        try:
+            import torch._dynamo  # noqa: F401
+        finally:
+            if before is None:
+                del os.environ[_VARIABLE]
+            else:
+                os.environ[_VARIABLE] = before
 
 
 def _operator(op, kernel):

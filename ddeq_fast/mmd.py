@@ -44,7 +44,7 @@ def squared_mmd(
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic)."""
     z, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
-    return _squared(z, w, check_kernel(kernel), backend).to(x.dtype)
+    return _in_dtype_of(x, _squared(z, w, check_kernel(kernel), backend))
 
 
 squared_mmd.__doc__ += (
@@ -77,7 +77,7 @@ def mmd_distance(
     kernel = check_kernel(kernel)
     # Processes that have different parts must agree on what is zero.
     floor = 0.0 if backends.sharded(backend) else _rounding(z.detach(), w.detach(), kernel)
-    return positive_root(_squared(z, w, kernel, backend), floor).to(x.dtype)
+    return _in_dtype_of(x, positive_root(_squared(z, w, kernel, backend), floor))
 
 
 mmd_distance.__doc__ += (
@@ -115,7 +115,7 @@ def witness(
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
-    return potential(z.to(w.dtype), sources, w, kernel, backend=backend).to(z.dtype)
+    return _in_dtype_of(z, potential(z.to(w.dtype), sources, w, kernel, backend=backend))
 
 
 witness.__doc__ += _ARGUMENTS.replace("Args:", "Args:\n        z: points, (l, d) or (B, l, d).") + (
@@ -141,7 +141,7 @@ def wasserstein_gradient(
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     n = x.shape[-2]
     present = None if x_weights is None and x_mask is None else w[..., :n] > 0
-    gradient = field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend).to(x.dtype)
+    gradient = _in_dtype_of(x, field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend))
     return _without_padding(gradient, present)
 
 
@@ -152,6 +152,12 @@ wasserstein_gradient.__doc__ += _ARGUMENTS + (
         particle's position. Raises as `squared_mmd`.
     """
 )
+
+
+def _in_dtype_of(cloud: Tensor, value: Tensor) -> Tensor:
+    """The value in the dtype of the cloud, but for half precision under autocast, which asks for a wider one."""
+    wide = cloud.dtype.itemsize < 4 and torch.is_autocast_enabled(cloud.device.type)
+    return value if wide else value.to(cloud.dtype)
 
 
 def _squared(z, w, kernel, backend):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import backends, transforms
-from ddeq_fast.library import encode, evaluate_op
+from ddeq_fast.library import encode, evaluate
 from ddeq_fast.mmd import signed_measure
 from ddeq_fast.potential import check_kernel
 from ddeq_fast.radial import Mixture, RadialKernel
@@ -171,7 +171,7 @@ class MMDFlow(IterativeSolver):
         n = z.shape[1]
         targets = targets if vjp is not None else targets[:, :n].contiguous()
         if transforms.active():
-            f = evaluate_op(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
+            f = evaluate(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
         else:  # the operator takes as long as a small sum
             name = backends.resolve(self.backend, targets, sources, kernel)
             f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
