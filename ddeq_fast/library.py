@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from ddeq_fast import backends, transforms
+from ddeq_fast.backends import compiled
 from ddeq_fast.encoding import alive, decode, encode
 from ddeq_fast.radial import RadialKernel
 from ddeq_fast.ranges import AnySize
-
-_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 __all__ = ["decode", "encode", "energy", "energy_op", "evaluate", "evaluate_op", "tangent", "tangent_op"]
 
@@ -118,21 +117,17 @@ def _prepare_torch() -> None:
     Where it cannot, sums do without it: they need no compiled code, and the folder of this package is there already.
     """
     try:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-        cache_dir()
-    except ImportError:  # another version of torch has it elsewhere
-        return
+        os.makedirs(compiled.code_folder(), exist_ok=True)
     except OSError:
-        before = os.environ.get(_VARIABLE)
-        os.environ[_VARIABLE] = str(Path(__file__).parent)
+        before = os.environ.get(compiled.VARIABLE)
+        os.environ[compiled.VARIABLE] = str(Path(__file__).parent)
         try:
             import torch._dynamo  # noqa: F401
         finally:
             if before is None:
-                del os.environ[_VARIABLE]
+                del os.environ[compiled.VARIABLE]
             else:
-                os.environ[_VARIABLE] = before
+                os.environ[compiled.VARIABLE] = before
 
 
 def _operator(op, kernel):

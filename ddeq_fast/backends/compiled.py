@@ -21,6 +21,7 @@ from ddeq_fast.backends import dense
 from ddeq_fast.radial import KNOWN, Elementary, RadialKernel
 
 MAX_DIMENSION = 8
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
 # away after all, it stays small.
 TILE = 1 << 23
@@ -102,17 +103,21 @@ def _compiled_sums(select: Callable, ones: tuple[bool, bool, bool], *arguments) 
             reason = error
     _failed.add((select.args, ones))
     first = (str(reason).splitlines() or [type(reason).__name__])[0]
-    _warn_once(f"{first}; its code goes to {_folder()} (environment variable TORCHINDUCTOR_CACHE_DIR)")
+    _warn_once(f"{first}; its code goes to {_place()} (environment variable {VARIABLE})")
     return None
 
 
-def _folder() -> str:
-    """Where compiled code is kept, which may not exist and cannot always be made."""
-    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+def code_folder() -> str:
+    """Where torch keeps compiled code; it may not exist. Raises OSError if there is no folder for temporary files."""
+    folder = os.environ.get(VARIABLE)
+    return folder or os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+
+
+def _place() -> str:
     try:
-        return folder or os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
-    except (OSError, KeyError, ImportError) as error:
-        return f"a folder that cannot be found: {error}"
+        return code_folder()
+    except OSError as error:
+        return f"a folder that cannot be found ({error})"
 
 
 @functools.cache
