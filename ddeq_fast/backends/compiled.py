@@ -109,8 +109,13 @@ def _compiled_sums(select: Callable, ones: tuple[bool, bool, bool], *arguments) 
 
 def code_folder() -> str:
     """Where torch keeps compiled code; it may not exist. Raises OSError if there is no folder for temporary files."""
-    folder = os.environ.get(VARIABLE)
-    return folder or os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    if folder := os.environ.get(VARIABLE):
+        return folder
+    try:
+        user = getpass.getuser()
+    except KeyError as error:
+        raise OSError(f"the user has no name: {error}") from error
+    return os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
 
 
 def _place() -> str:

@@ -36,7 +36,7 @@ RUNS = {
     "even": {"task": "complete", "seeds": "even", "batching": "by-length", "flow_gradient": "witness"},
     "ift": {"backward": "ift", "solver": "anderson", "tol": 1e-2, "dropout": 0.2, "clip": 0.05},
     "auto": {"solver": "auto", "tol": 1e-3, "phantom_steps": 3, "schedule": "step", "step_epochs": 1, "max_points": 7},
-    "bfloat16": {"precision": "bfloat16", "tol": 1e-2, "dropout": 0.2},
+    "bfloat16": {"precision": "bfloat16", "tol": 1e-2, "dropout": 0.2, "jacobian": 0.0},
     "bilevel": {"backward": "bilevel"},
     "layers": {},
 }

@@ -59,8 +59,10 @@ def test_two_processes_train_as_one_does(runs, run):
 
 
 def test_in_bfloat16_losses_agree_to_its_rounding(runs):
+    """Equal in the first step; after it rounding of 2^-8, which Adam makes whole steps of, adds up."""
     ours, theirs = ([entry["loss"] for entry in read_metrics(folder / "bfloat16")] for folder in runs)
-    assert theirs == pytest.approx(ours, rel=2e-2)
+    assert theirs[0] == pytest.approx(ours[0], rel=1e-6)
+    assert theirs == pytest.approx(ours, rel=1e-2)
 
 
 @pytest.mark.parametrize(("run", "what"), [("bilevel", "backward='bilevel'"), ("layers", "head.0 is a Dropout")])
