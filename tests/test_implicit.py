@@ -67,6 +67,23 @@ def assert_same(found, expected, tolerance):
     assert all(close(ours, theirs, tolerance) for ours, theirs in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("method", ["fixed_point", "anderson"])
+def test_the_implicit_gradient_of_a_sample_is_that_of_the_sample_alone(contraction, method):
+    """Though the second sample, of a steeper map, takes more products."""
+    func, x, start, probe = contraction
+    backward = ImplicitFunction(method, tol=1e-3)
+
+    def gradient(rows):
+        slopes = torch.tensor([0.1, 1.6], dtype=x.dtype)[rows, None, None]
+        problem = Pushforward(lambda z, context, weights: slopes * func(z, context, weights), (x[rows],))
+        particles, info = backward.attach(problem, start[rows])
+        return torch.autograd.grad((particles * probe[rows]).sum(), x)[0][rows], info.evaluations
+
+    (together, most), (alone, fewer) = gradient([0, 1]), gradient([0])
+    assert fewer < most
+    assert close(together[:1], alone, 1e-12)
+
+
 @every_method
 @pytest.mark.parametrize("hold", [False, True], ids=["free", "frozen"])
 def test_implicit_gradient_is_that_of_the_unrolled_iteration(contraction, method, hold):

@@ -61,11 +61,16 @@ class FeedForward(nn.Module):
         self.dropout = check_number("dropout", dropout, high=1.0, closed=True)
 
     def draw(self, like: Tensor) -> Tensor | None:
-        """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped."""
+        """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped.
+
+        Raises ValueError if B is not the number of samples that an enclosing `share_of_batch` has at hand.
+        """
         if not (self.training and self.dropout > 0):
             return None
         keep = 1 - self.dropout
         total, rows = _SHARE.get() or (like.shape[0], None)
+        if rows is not None and len(rows) != like.shape[0]:
+            raise ValueError(f"x must have the {len(rows)} clouds of this share of a batch, got {like.shape[0]}")
         shape = (total, 1, self.linear1.out_features)
         mask = torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(keep) / keep
         return mask if rows is None else mask[rows]

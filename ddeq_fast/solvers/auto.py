@@ -70,13 +70,15 @@ class Auto(Solver):
         problem = problem.recorded(start)
         best = iterate(self.anderson, problem, start, scale, callback, steps)
         for from_start in (False, True):
-            rows = (~(best.info.converged | self._at_rounding(problem, best))).nonzero().squeeze(1)
+            missed = ~(best.info.converged | self._at_rounding(problem, best))
+            if self.max_steps is not None:  # each stage takes one evaluation more than steps
+                steps = self.max_steps - best.info.evaluations
+                missed &= steps >= 1
+            rows = missed.nonzero().squeeze(1)
             if not rows.numel():
                 break
-            if self.max_steps is not None:  # each stage takes one evaluation more than steps
-                steps = self.max_steps - int(best.info.evaluations[rows].max())
-                if steps < 1:
-                    break
+            if self.max_steps is not None:  # of each sample's own, which does not depend on the others
+                steps = steps[rows] if problem.separable else int(steps[rows].min())
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles

@@ -104,12 +104,13 @@ def iterate(
     start: Tensor,
     scale: Tensor | None = None,
     callback: Callback | None = None,
-    max_steps: int | None = None,
+    max_steps: int | Tensor | None = None,
 ) -> Solution:
     """Run `solver` (see `IterativeSolver`) from `start` (B, n, d) until every sample is done or steps run out.
 
     `scale` (B,) is what residuals are relative to, that of `start` if None. `callback` is called before every step and
-    after the last. `max_steps` are the solver's if None, and never more than those.
+    after the last. `max_steps` are the solver's if None, and never more than those; (B,) int64 for a number of each
+    sample's own.
 
     Raises:
         RuntimeError: under `torch.vmap`, or in forward mode, whose derivatives no solve passes on.
@@ -137,6 +138,8 @@ class _Run:
 
     def __init__(self, solver, problem, start, scale, callback, max_steps):
         self.solver, self.callback = solver, callback
+        self.allowed = max_steps if isinstance(max_steps, Tensor) else None
+        max_steps = max_steps if self.allowed is None else int(self.allowed.max())
         self.max_steps = solver.max_steps if max_steps is None else min(max_steps, solver.max_steps)
         self.problem = problem.prepared()
         batch, device = start.shape[0], start.device
@@ -154,17 +157,23 @@ class _Run:
         moving, everyone = torch.ones_like(self.rows, dtype=torch.bool), True
         for step in range(self.max_steps + 1):
             last = step == self.max_steps
-            check = last or step % solver.check_every == 0
+            check, due = last or step % solver.check_every == 0, None
+            if self.allowed is not None:
+                due = moving & (self.allowed[self.rows] <= step)
             y, proposal, state, direction = self._advance(z, state, step)
             self.evaluations.index_add_(0, self.rows, moving.long())
             if last and solver.stop_on == "gradient":
                 self.z[self.rows[moving]] = z[moving]
-            elif check:
+            elif check or (due is not None and bool(due.any())):
                 if solver.stop_on == "gradient":
                     squared = direction.double().square().sum((1, 2))
                 else:
                     squared = self.problem.squared_mmd(z, y, solver.kernel_at(state, step), solver.backend)
-                moving = self._record(squared, z, y, moving, step)
+                # Between checks, samples at their last step alone: the others must not depend on them.
+                going = self._record(squared, z, y, moving if check else due, step)
+                moving, check = going if check else moving, True
+                if due is not None:
+                    moving = moving & ~due
             self._show(step, z, moving)
             if last:
                 break

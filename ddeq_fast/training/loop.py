@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -158,7 +158,8 @@ class Trainer:
         rows = rows if mine else torch.tensor([0])
         inputs = tree.select(self.task.inputs(batch, self.step), rows)
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
-        with self._randomness(_STEP, self.step), share_of_batch(total, rows), convergence_in_metrics():
+        share = share_of_batch(total, rows) if self.processes.size > 1 else nullcontext()
+        with self._randomness(_STEP, self.step), share, convergence_in_metrics():
             out = self.task.run(self.parallel, inputs)
             loss, parts = self.task.loss(out, inputs)
             objective = loss

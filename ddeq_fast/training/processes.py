@@ -73,8 +73,13 @@ class Processes:
 
 
 def local_device(name: str) -> str:
-    """The device for this process: "cuda" and "auto" mean a GPU of its own."""
+    """The device for this process: "cuda" and "auto" mean a GPU of its own.
+
+    Raises ValueError for a single GPU that several processes would share.
+    """
     index = os.environ.get("LOCAL_RANK")
+    if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"device must be cuda or auto in a job of several processes, a GPU for each, got {name!r}")
     if index is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{index}"
     return name

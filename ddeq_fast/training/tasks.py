@@ -127,12 +127,12 @@ class Completion(Task):
         missing = missing_points(clouds.weights, self.config.growth)
         noise = whole.points.new_zeros(len(missing), int(missing.max()), whole.points.shape[2])
         if self.config.seeds == "even":
-            noise = spread_normal(*noise.shape[1:]).expand_as(noise)
+            noise = spread_normal(*noise.shape[1:]).to(noise).expand_as(noise)
         elif step is None:
             for i, (draw, n) in enumerate(zip(draws, missing.tolist(), strict=True)):
                 noise[i, :n] = torch.randn(n, noise.shape[2], generator=draw)
         else:
-            noise = torch.randn(noise.shape, generator=generator(seed, SEEDS, step))
+            noise = torch.randn(noise.shape, generator=generator(seed, SEEDS, step)).to(noise)
         return Partial(clouds, whole, noise)
 
     def run(self, model, inputs):

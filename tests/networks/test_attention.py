@@ -1,5 +1,7 @@
 """Attention layers against the formula and against PyTorch's own, memories, biases, dropout masks."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from problems import close, fails
@@ -17,7 +19,7 @@ from ddeq_fast.networks.attention import (
     log_weights,
     prepared,
 )
-from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
+from ddeq_fast.networks.layers import FeedForward, PointwiseMLP, share_of_batch
 
 
 @pytest.fixture
@@ -143,6 +145,21 @@ def test_dropout_masks_keep_the_mean():
     assert close(drop.unique(), torch.tensor([0.0, 4 / 3], dtype=torch.float64))
     # Standard deviation of the mean of 20,000 draws: 0.004.
     assert abs(drop.mean() - 1) < 0.02
+
+
+def test_shares_of_a_batch_have_the_masks_of_the_whole():
+    block, rows = FeedForward(6, 10, dropout=0.5), torch.tensor([1, 4])
+    torch.manual_seed(0)
+    whole, following = (block.draw(torch.zeros(5, 3, 6)) for _ in range(2))
+    torch.manual_seed(0)
+    with share_of_batch(5, rows):
+        assert torch.equal(block.draw(torch.zeros(2, 3, 6)), whole[rows])
+        with pytest.raises(ValueError, match="x must have the 2 clouds of this share of a batch, got 3"):
+            block.draw(torch.zeros(3, 3, 6))
+    torch.manual_seed(0)
+    with ThreadPoolExecutor(1) as elsewhere, share_of_batch(5, rows):
+        assert torch.equal(elsewhere.submit(block.draw, torch.zeros(5, 3, 6)).result(), whole)
+    assert torch.equal(block.draw(torch.zeros(5, 3, 6)), following)
 
 
 @pytest.mark.parametrize(("dropout", "training"), [(0.0, True), (0.5, False)])

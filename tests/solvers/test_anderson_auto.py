@@ -338,3 +338,22 @@ def test_far_padding_does_not_slow_anderson_down(cloud):
     assert torch.equal(found.info.evaluations, expected.info.evaluations)
     assert close(found.particles[:, :4], expected.particles, 1e-9)
     assert torch.equal(found.particles[:, 4:], padded[:, 4:])
+
+
+@pytest.mark.parametrize("check_every", [1, 4])
+def test_what_auto_does_with_a_sample_does_not_depend_on_the_others(cloud, check_every):
+    """Anderson gives them up at different steps, and leaves the flow different numbers of them."""
+    mixing, shift, start = 1.2 * cloud(6, 4, 4), cloud(6, 5, 4), cloud(6, 5, 4)
+
+    def func(z, context, weights):
+        return 1.5 * (z.roll(1, 1) @ context[0] + context[1]).tanh()
+
+    solver = Auto(max_steps=60, tol=1e-4, flow={"check_every": check_every})
+    together = solver.solve(Pushforward(func, (mixing, shift)), start)
+    given_up = Anderson(tol=1e-4).solve(Pushforward(func, (mixing, shift)), start).info
+    assert len(given_up.evaluations[~given_up.converged].unique()) > 2
+    assert together.info.evaluations.max() <= 61
+    for row in torch.arange(6)[:, None]:
+        alone = solver.solve(Pushforward(func, (mixing[row], shift[row])), start[row])
+        assert torch.equal(alone.info.evaluations, together.info.evaluations[row])
+        assert close(alone.particles, together.particles[row], 1e-6)
