@@ -24,7 +24,7 @@ DIFFERENCE_DIMENSION = 8
 # Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
 NEAR = 1 / 64
 # Matrices alive at once, beside differences: squared distances, kernel values and what those are made of.
-MATRICES = 8
+MATRICES = 10
 # Numbers that the differences of near pairs may hold at once.
 NEAR_NUMBERS = 1 << 20
 

@@ -25,7 +25,7 @@ TABLE = {
 
 
 def forget():
-    for cached in (costs.table, costs.pair_seconds, costs._least):
+    for cached in (costs.table, costs._pair_seconds, costs._least):
         cached.cache_clear()
 
 
