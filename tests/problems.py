@@ -5,8 +5,10 @@ import re
 import pytest
 import torch
 
+from ddeq_fast import Gaussian
 from ddeq_fast.data.dataset import Split, generator
 from ddeq_fast.networks import TransportMap
+from ddeq_fast.solvers import SGD, Adam, Anderson, Auto, MMDFlow
 
 
 def fails(error, message):
@@ -78,3 +80,19 @@ def affine_solution(context):
 def half_turn(z, context, weights):
     """Projection onto the unit circle and half a turn: antipodal pairs are fixed as measures, no point is."""
     return -z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+
+
+# Tolerances that the samples of `problem` reach after different numbers of evaluations.
+STEPS = {"lr": 0.3, "max_steps": 100, "check_every": 1}
+FLOW = {**STEPS, "tol": 0.4}
+SOLVERS = {
+    "flow": MMDFlow(**FLOW),
+    "witness": MMDFlow(Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
+    "momentum": MMDFlow(optimizer=SGD(0.5), **FLOW),
+    "nesterov": MMDFlow(optimizer=SGD(0.5, nesterov=True), **FLOW),
+    "adam": MMDFlow(optimizer=Adam(), **{**FLOW, "lr": 0.05}),
+    "gradient": MMDFlow(Gaussian(3.0), stop_on="gradient", **FLOW),
+    "anderson": Anderson(tol=1e-2),
+    "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow=STEPS),
+}
+FLOWS = [name for name, solver in SOLVERS.items() if isinstance(solver, MMDFlow)]

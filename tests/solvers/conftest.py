@@ -1,7 +1,7 @@
 """A batch of affine problems whose samples take different numbers of steps."""
 
 import pytest
-from problems import affine_context
+from problems import SOLVERS, affine_context
 
 
 @pytest.fixture
@@ -12,3 +12,8 @@ def start(cloud):
 @pytest.fixture
 def context():
     return affine_context([0.001, 0.5, 0.8])
+
+
+@pytest.fixture(params=SOLVERS)
+def solver(request):
+    return SOLVERS[request.param]
