@@ -12,7 +12,14 @@ EXTRAS = {
     "triton": ["triton>=3.4; platform_system == 'Linux'"],
     "keops": ["pykeops>=2.2"],
     "torchdeq": ["torchdeq>=0.1"],
-    "tests": ["pytest>=7.4", "pytest-benchmark>=4.0", "hypothesis>=6.80", "ruff>=0.4", "torchdeq>=0.1"],
+    "tests": [
+        "pytest>=7.4",
+        "pytest-xdist>=3.5",
+        "pytest-benchmark>=4.0",
+        "hypothesis>=6.80",
+        "ruff>=0.4",
+        "torchdeq>=0.1",
+    ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
