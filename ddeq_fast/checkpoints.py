@@ -97,7 +97,8 @@ def save(path: Path, tensors: dict[str, Tensor], info: dict) -> str:
         plain[name] = tensor.clone() if start in memory else tensor
         memory.add(start)
     found = checksum(plain, text)
-    write_atomically(path, encode(plain, metadata={_INFO: text, _CHECKSUM: found}))
+    # One entry: safetensors writes several in any order, and equal checkpoints are to be equal files.
+    write_atomically(path, encode(plain, metadata={_INFO: json.dumps({_CHECKSUM: found, **info})}))
     return found
 
 
@@ -123,13 +124,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     path.open("rb").close()  # a file that must not be read is not damaged
     try:
         with open_file(path, framework="pt") as file:
-            text, expected = _header(file)
+            info, expected = _header(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if checksum(tensors, text) != expected:
+        if checksum(tensors, json.dumps(info)) != expected:
             raise ValueError("its checksum is wrong")
-        info = json.loads(text)
-        if not isinstance(info, dict):
-            raise ValueError(f"its header holds a {type(info).__name__}, not an object")
         return tensors, info
     except Exception as error:  # safetensors raises a class of its own
         raise _damaged(path, error) from error
@@ -144,9 +142,12 @@ def recorded_checksum(path: Path) -> str:
         raise _damaged(path, error) from error
 
 
-def _header(file) -> tuple[str, str]:
-    header = file.metadata() or {}
-    return header[_INFO], header[_CHECKSUM]
+def _header(file) -> tuple[dict, str]:
+    """The info and the checksum of an open file."""
+    info = json.loads((file.metadata() or {})[_INFO])
+    if not isinstance(info, dict):
+        raise ValueError(f"its header holds a {type(info).__name__}, not an object")
+    return info, info.pop(_CHECKSUM)
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -182,7 +182,7 @@ def test_a_failed_write_leaves_nothing_and_is_warned_of(folder, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.warns(UserWarning, match=r"is not kept for the next time: .*No space left on device$"):
+        with pytest.warns(UserWarning, match=r"is not kept for the next time: .*No space left on device: '.*'$"):
             first = load_modelnet(folder)
     assert not list(folder.glob(".*"))
     with pytest.warns(UserWarning, match=r"is not kept for the next time: .*nowhere"):
