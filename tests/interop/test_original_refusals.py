@@ -33,7 +33,7 @@ def shifted(z):
         ({"progress_bar": True}, f"progress_bar {CALLBACK} True"),
         ({"wandb_dict": {"a": 1}}, f"wandb_dict {CALLBACK} {{'a': 1}}"),
         ({"witness_fn": print}, f"witness_fn cannot be mapped: it follows from the kernel, got {print!r}"),
-        ({"kernel": torch.cdist}, f"or a functools.partial of one, got {torch.cdist!r}"),
+        ({"kernel": torch.cdist}, "or a functools.partial of one, got <function cdist at 0x"),
         ({"kernel": partial(riesz_kernel, p=2)}, "kernel must be gaussian_kernel or riesz_kernel of this module"),
         ({"reg": 0.1}, "reg cannot be mapped: it needs autodiff=True, got 0.1"),
         ({"rescale_losses": True}, "rescale_losses cannot be mapped: it needs autodiff=True, got True"),
