@@ -34,7 +34,11 @@ def test_a_small_change_takes_few_evaluations(layer, cloud):
     assert warm.info.converged.all() and (warm.info.evaluations < cold.info.evaluations).all()
 
 
-@pytest.mark.parametrize("solver", [Anderson(tol=0.5), MMDFlow(lr=0.2, tol=0.5, check_every=1), "auto"], ids=["anderson", "flow", "auto"])
+@pytest.mark.parametrize(
+    "solver",
+    [Anderson(tol=0.5), MMDFlow(lr=0.2, tol=0.5, check_every=1), "auto"],
+    ids=["anderson", "flow", "auto"],
+)
 def test_residuals_are_relative_to_the_scale(solver, cloud):
     problem, start = Pushforward(lambda z, c, w: 0.5 * z, ()), cloud(2, 4, 3)
     absolute = solve(problem, start, Anderson(relative=False, tol=1e9)).info.residual
