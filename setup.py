@@ -36,6 +36,10 @@ setup(
     extras_require=EXTRAS,
     packages=[*find_packages(include=["ddeq_fast", "ddeq_fast.*"]), "ddeq_fast.kernels"],
     package_dir={"ddeq_fast.kernels": "kernels"},
-    package_data={"ddeq_fast.kernels": ["blocks.json"], "ddeq_fast.backends": ["costs.json"]},
-    entry_points={"console_scripts": ["ddeq-fast = ddeq_fast.cli:main"]},
+    package_data={
+        "ddeq_fast": ["py.typed"],
+        "ddeq_fast.kernels": ["blocks.json"],
+        "ddeq_fast.sums.backends": ["costs.json"],
+    },
+    entry_points={"console_scripts": ["ddeq-fast = ddeq_fast.commands.main:main"]},
 )

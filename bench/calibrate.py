@@ -12,8 +12,9 @@ import torch._inductor.config
 
 from bench import machine
 from bench.measure import seconds
-from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz, backends, potential_and_field
-from ddeq_fast.backends import costs
+from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz, potential_and_field
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import costs
 
 # Points by dimension: enough to fill the tiles, few enough to be done in a second.
 SIZES = {"dense": 2000, "compiled": 6000, "keops": 4000}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.baselines import formulas
-from ddeq_fast import Gaussian, RadialKernel, Riesz, backends, potential_and_field
-from ddeq_fast.library import encode, energy_op, tangent_op
+from ddeq_fast import Gaussian, RadialKernel, Riesz, potential_and_field
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.operators import encode, energy_op, tangent_op
 
 
 @dataclass(frozen=True)

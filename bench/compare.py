@@ -27,11 +27,11 @@ from bench.baselines.pcn import PCN
 from bench.baselines.point_transformer import PointTransformer
 from bench.baselines.pointnet import PointNet
 from ddeq_fast import training
-from ddeq_fast.checkpoints import write_atomically
-from ddeq_fast.config import Config
 from ddeq_fast.data import Dataset
-from ddeq_fast.presets import PRESETS
-from ddeq_fast.validation import check_choice
+from ddeq_fast.training.config import Config
+from ddeq_fast.training.presets import PRESETS
+from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.validation import check_choice
 
 # What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.
 PRESET = {

@@ -16,7 +16,8 @@ import torch
 from bench import machine
 from bench.measure import peak_memory
 from bench.report import COLOURS, duration
-from ddeq_fast import Riesz, backends, potential_and_field
+from ddeq_fast import Riesz, potential_and_field
+from ddeq_fast.sums import backends
 
 # Points of each cloud; the last of each list shows what is possible, see README.
 SIZES = {

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from bench import machine
 from ddeq_fast import training
-from ddeq_fast.config import Config
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solver
+from ddeq_fast.training.config import Config
 
 TARGETS = (1e-2, 1e-3, 1e-4)
 

@@ -1,28 +1,76 @@
-"""Distributional deep equilibrium models on fused MMD kernels."""
+"""Distributional deep equilibrium models on fused kernel sums.
 
-from ddeq_fast.losses import chamfer, kde_entropy
-from ddeq_fast.mmd import mmd_distance, squared_mmd, wasserstein_gradient, witness
-from ddeq_fast.nearest import nearest
-from ddeq_fast.potential import field, potential, potential_and_field
-from ddeq_fast.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
+A layer finds the cloud that its network maps onto itself: `DDEQ` is that layer, `Classifier` and `Completer` are models
+around it, `TransportMap` is its network, and `solve` finds such clouds for any function. All that compares clouds is
+the potential and field of a charged cloud: `potential`, `field`, `squared_mmd`, `witness`, `wasserstein_gradient`.
+
+The rooms, each of which knows only those above it:
+
+    utils       checks of arguments, files and checkpoints, trees of tensors
+    kernels     Triton kernels and their launchers
+    sums        radial kernels, potential and field, MMD, and the backends that carry sums out
+    distances   nearest points, Chamfer distance, entropy
+    networks    the transport map: bilinear layers, attention, the invertible lift
+    solvers     fixed points of clouds: the MMD flow, Anderson, auto
+    gradients   derivatives of a fixed point: phantom, implicit function theorem, bilevel
+    models      the layer, the classifier, the completer; `clouds` pads clouds into batches
+    data        data sets, file formats, partial clouds
+    training    configuration, the loop, metrics, pictures
+    interop     the original code's functions and checkpoints, torchdeq
+    commands    the command line `ddeq-fast`
+
+Names are loaded when they are first used: importing the package is quick, and needs torch and numpy alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddeq_fast.clouds import PointClouds, pad
+    from ddeq_fast.distances.chamfer import chamfer
+    from ddeq_fast.distances.entropy import kde_entropy
+    from ddeq_fast.distances.points import nearest
+    from ddeq_fast.gradients import Bilevel, ImplicitFunction, Phantom
+    from ddeq_fast.models import DDEQ, Classifier, Completer, Equilibrium
+    from ddeq_fast.networks import Lift, TransportMap
+    from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, FixedTarget, MMDFlow, Pushforward, solve
+    from ddeq_fast.sums.fields import field, potential, potential_and_field
+    from ddeq_fast.sums.mmd import mmd_distance, squared_mmd, wasserstein_gradient, witness
+    from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "potential",
-    "field",
-    "potential_and_field",
-    "squared_mmd",
-    "mmd_distance",
-    "witness",
-    "wasserstein_gradient",
-    "chamfer",
-    "kde_entropy",
-    "nearest",
-    "RadialKernel",
-    "Riesz",
-    "Gaussian",
-    "Laplacian",
-    "InverseMultiquadric",
-    "Mixture",
-]
+_ROOMS = {
+    "models": ("DDEQ", "Classifier", "Completer", "Equilibrium"),
+    "networks": ("TransportMap", "Lift"),
+    "clouds": ("PointClouds", "pad"),
+    "solvers": ("solve", "Pushforward", "FixedTarget", "MMDFlow", "Anderson", "Auto", "ConvergenceWarning"),
+    "gradients": ("Phantom", "ImplicitFunction", "Bilevel"),
+    "sums.fields": ("potential", "field", "potential_and_field"),
+    "sums.mmd": ("squared_mmd", "mmd_distance", "witness", "wasserstein_gradient"),
+    "sums.radial": ("RadialKernel", "Riesz", "Gaussian", "Laplacian", "InverseMultiquadric", "Mixture"),
+    "distances.chamfer": ("chamfer",),
+    "distances.entropy": ("kde_entropy",),
+    "distances.points": ("nearest",),
+}
+_MODULES = ("utils", "kernels", "sums", "distances", "networks", "solvers", "gradients", "models", "clouds", "data")
+_MODULES += ("training", "interop", "commands")
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

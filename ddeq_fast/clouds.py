@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.validation import check_charges, check_cloud, check_integer, check_nonnegative, check_weights
+from ddeq_fast.utils.validation import check_charges, check_cloud, check_integer, check_nonnegative, check_weights
 
 
 class PointClouds(NamedTuple):

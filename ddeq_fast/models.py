@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast import backwards, implicit, solvers
+from ddeq_fast import gradients as backwards
+from ddeq_fast import solvers
 from ddeq_fast.clouds import PointClouds, packed
+from ddeq_fast.gradients import implicit
 from ddeq_fast.networks import Lift, TransportMap
 from ddeq_fast.solvers import Pushforward, SolveInfo, Solver, check_scale, refuse_transforms
-from ddeq_fast.validation import check_cloud, check_flag, check_integer, check_number, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
 
 class Equilibrium(NamedTuple):

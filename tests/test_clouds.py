@@ -1,14 +1,12 @@
 """Padding and normalisation of clouds."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
 from ddeq_fast.clouds import PointClouds, normalise, packed, pad, spread_normal
+from references import golden
 
-GOLDEN = np.load(Path(__file__).with_name("golden") / "misc.npz", allow_pickle=False)
+GOLDEN = golden("misc")
 
 
 def test_pad_keeps_points_and_marks_padding(cloud):

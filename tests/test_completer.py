@@ -1,18 +1,16 @@
 """Completion: seeds, what stays, what moves, padding, invariances, training, bad input."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from problems import close, fails, small_transport
 
 from ddeq_fast import squared_mmd
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.models import DDEQ, Completer, missing_points
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
+from problems import close, fails, small_transport
+from references import golden
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "misc.npz", allow_pickle=False)
+GOLDEN = golden("misc")
 BRIEF = MMDFlow(max_steps=4, lr=0.5, tol=0.0)
 
 

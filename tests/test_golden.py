@@ -1,23 +1,17 @@
 """Flows and classifiers against float64 results of the authors' public code (commit 9fdbd99)."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.interop.checkpoints import from_original
+from ddeq_fast.interop.original.state_dicts import from_original
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
 
-
-def load(name):
-    return np.load(Path(__file__).parent / "golden" / f"{name}.npz", allow_pickle=False)
-
-
-FLOW = load("flow")
+FLOW = references.golden("flow")
 # Unless a case says otherwise: Riesz 1, and stop at MMD^2 <= 1e-12 of its start (batch mean), seen every 100 steps.
 REFERENCE = {"kernel": Riesz(1.0), "tol": 1e-6, "check_every": 100, "stop_together": True}
 FLOW_CASES = {
@@ -79,7 +73,7 @@ def test_flow_cases_are_all_of_the_file():
 @pytest.fixture(scope="module", params=["classifier2d", "classifier3d"])
 def classifier(request):
     """(golden file, model with its weights, x, z0)."""
-    golden = load(request.param)
+    golden = references.golden(request.param)
     state_dict = {
         key.removeprefix("state_dict/"): torch.from_numpy(golden[key])
         for key in golden

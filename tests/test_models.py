@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import close, fails, small_transport
 
+import references
 from ddeq_fast import Riesz
-from ddeq_fast.implicit import ImplicitFunction, Phantom
+from ddeq_fast.gradients.implicit import ImplicitFunction, Phantom
 from ddeq_fast.models import DDEQ, Classifier
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, MMDFlow
+from problems import close, fails, small_transport
 
 TIGHT = Anderson(tol=1e-6, max_steps=100)  # an MMD of 1e-6 under Riesz 1: positions to 1e-12
 

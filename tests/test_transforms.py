@@ -10,7 +10,6 @@ from ddeq_fast import (
     Gaussian,
     RadialKernel,
     Riesz,
-    backends,
     chamfer,
     field,
     kde_entropy,
@@ -22,6 +21,7 @@ from ddeq_fast import (
     wasserstein_gradient,
     witness,
 )
+from ddeq_fast.sums import backends
 
 
 class Rational(RadialKernel):

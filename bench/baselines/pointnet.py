@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ddeq_fast.models import Classification
-from ddeq_fast.validation import check_cloud, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_weights
 
 
 def perceptron(*widths: int, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:

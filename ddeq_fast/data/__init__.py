@@ -18,7 +18,7 @@ from ddeq_fast.data.dataset import Batch, Dataset, Split
 from ddeq_fast.data.digits import load_digits
 from ddeq_fast.data.mnist import load_mnist
 from ddeq_fast.data.modelnet import SIZES, load_modelnet
-from ddeq_fast.validation import check_choice
+from ddeq_fast.utils.validation import check_choice
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.validation import check_charges, check_cloud, check_number
+from ddeq_fast.utils.validation import check_charges, check_cloud, check_number
 
 
 def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddeq_fast import checkpoints
+from ddeq_fast.utils import checkpoints
 
 
 def fingerprint(files: Iterable[Path], folder: Path, *options) -> str:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds, pad
-from ddeq_fast.validation import FLOATS, check_charges, check_cloud, check_integer, check_nonnegative, check_some_left
+from ddeq_fast.utils.validation import (
+    FLOATS,
+    check_charges,
+    check_cloud,
+    check_integer,
+    check_nonnegative,
+    check_some_left,
+)
 
 _WINDOW = 16  # batches that are sorted by size together: more waste less, fewer mix better
 

@@ -8,8 +8,8 @@ import torch
 
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.data.pixels import check_intensity, clouds, inked
-from ddeq_fast.optional import require
-from ddeq_fast.validation import check_integer
+from ddeq_fast.utils.optional import require
+from ddeq_fast.utils.validation import check_integer
 
 TEST_SIZE = 360
 _SPLIT_SEED = 0

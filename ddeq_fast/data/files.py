@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.checkpoints import write_atomically
-from ddeq_fast.data.arrays import read_array
-from ddeq_fast.data.off import read_vertices
-from ddeq_fast.data.ply import ply_bytes, read_ply
-from ddeq_fast.data.text import read_text
-from ddeq_fast.validation import check_cloud
+from ddeq_fast.data.formats.arrays import read_array
+from ddeq_fast.data.formats.off import read_vertices
+from ddeq_fast.data.formats.ply import ply_bytes, read_ply
+from ddeq_fast.data.formats.text import read_text
+from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.validation import check_cloud
 
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 # Share of a cloud's extent by which rounding may move a point: 17 times as far from the origin as it is wide.

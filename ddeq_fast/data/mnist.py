@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.data.dataset import Dataset, Split
+from ddeq_fast.data.formats.reading import data_folder, find, read_bytes, read_lines
+from ddeq_fast.data.formats.table import parse_table
 from ddeq_fast.data.pixels import Pixels, check_intensity, clouds, inked
-from ddeq_fast.data.reading import data_folder, find, read_bytes, read_lines
-from ddeq_fast.data.table import parse_table
-from ddeq_fast.validation import check_integer, check_number
+from ddeq_fast.utils.validation import check_integer, check_number
 
 SIDE = 28
 _CENTRE, _SCALE = 13.5, 5.0

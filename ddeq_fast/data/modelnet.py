@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ddeq_fast.data.cache import cached, fingerprint
 from ddeq_fast.data.dataset import Dataset, Split, generator
-from ddeq_fast.data.off import read_mesh, read_vertices
+from ddeq_fast.data.formats.off import read_mesh, read_vertices
+from ddeq_fast.data.formats.reading import data_folder, is_hidden
 from ddeq_fast.data.pixels import check_intensity
-from ddeq_fast.data.reading import data_folder, is_hidden
 from ddeq_fast.data.sampling import sample_surface, to_unit_ball, voxel_reduce
-from ddeq_fast.optional import require
-from ddeq_fast.validation import check_choice, check_integer
+from ddeq_fast.utils.optional import require
+from ddeq_fast.utils.validation import check_choice, check_integer
 
 # Least and most points of a cloud. "m" is the range that the original code reduces to; "s" is half and "l" twice that.
 SIZES = {"s": (250, 400), "m": (500, 800), "l": (1000, 1600)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.validation import check_cloud, check_integer, check_number, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_weights
 
 
 class _Removal:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.data.dataset import generator
-from ddeq_fast.validation import check_choice, check_integer, check_number
+from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
 INTENSITIES = ("coordinate", "weight", "none")
 

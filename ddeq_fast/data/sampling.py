@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddeq_fast.validation import check_cloud, check_integer, check_number
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 
 
 def voxel_grid(points: Tensor, size: float) -> Tensor:

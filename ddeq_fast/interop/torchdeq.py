@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ddeq_fast.interop.network import one_solve
-from ddeq_fast.optional import require
+from ddeq_fast.interop.original.network import one_solve
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
-from ddeq_fast.validation import check_choice, check_integer
+from ddeq_fast.utils.optional import require
+from ddeq_fast.utils.validation import check_choice, check_integer
 
 SOLVERS = {"mmd": MMDFlow, "mmd_anderson": Anderson}
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
-from ddeq_fast.differentiation import wanted_twice
 from ddeq_fast.networks.layers import FeedForward, check_widths
-from ddeq_fast.validation import check_integer, values_readable
+from ddeq_fast.utils.differentiation import wanted_twice
+from ddeq_fast.utils.validation import check_integer, values_readable
 
 # On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
 # a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddeq_fast.networks.layers import PointwiseMLP
-from ddeq_fast.validation import check_integer
+from ddeq_fast.utils.validation import check_integer
 
 
 class AffineCoupling(nn.Module):

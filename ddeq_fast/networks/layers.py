@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddeq_fast.validation import check_integer, check_number
+from ddeq_fast.utils.validation import check_integer, check_number
 
 # (samples of the whole batch, those of them at hand) while a process works on its share of one.
 _SHARE: ContextVar[tuple[int, Tensor] | None] = ContextVar("share", default=None)

@@ -24,7 +24,7 @@ from ddeq_fast.networks.attention import (
 )
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
-from ddeq_fast.validation import check_cloud, check_flag, check_integer, check_number, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
 
 class Held(NamedTuple):

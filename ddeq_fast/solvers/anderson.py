@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.base import IterativeSolver
-from ddeq_fast.validation import check_integer, check_number, check_share
+from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils.validation import check_integer, check_number, check_share
 
 
 class History(NamedTuple):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ddeq_fast import tree
-from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.anderson import Anderson
 from ddeq_fast.solvers.base import Solver
 from ddeq_fast.solvers.flow import MMDFlow
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import FixedTarget
-from ddeq_fast.validation import check_integer
+from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils import tree
+from ddeq_fast.utils.validation import check_integer
 
 
 class Auto(Solver):

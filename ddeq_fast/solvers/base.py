@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ddeq_fast import backends
-from ddeq_fast.potential import check_kernel
-from ddeq_fast.radial import RadialKernel
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.validation import check_choice, check_flag, check_integer, check_number
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.fields import check_kernel
+from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number
 
 
 class Solver:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast import backends, transforms
-from ddeq_fast.library import encode, evaluate
-from ddeq_fast.mmd import signed_measure
-from ddeq_fast.potential import check_kernel
-from ddeq_fast.radial import Mixture, RadialKernel
 from ddeq_fast.solvers.base import IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.validation import check_choice, check_flag, check_integer, check_number, check_pair
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.fields import check_kernel
+from ddeq_fast.sums.mmd import signed_measure
+from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.radial import Mixture, RadialKernel
+from ddeq_fast.utils import transforms
+from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair
 
 
 class _State(NamedTuple):

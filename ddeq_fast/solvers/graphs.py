@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast import tree
+from ddeq_fast.utils import tree
 
 # Runs before a capture, in which kernels are compiled, libraries started and memory set aside.
 WARM_UPS = 3

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from ddeq_fast import precision, transforms, tree
 from ddeq_fast.solvers import graphs
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward
+from ddeq_fast.utils import precision, transforms, tree
 
 
 class ConvergenceWarning(UserWarning):

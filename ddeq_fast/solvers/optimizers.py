@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddeq_fast.validation import check_flag, check_number
+from ddeq_fast.utils.validation import check_flag, check_number
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ddeq_fast import transforms, tree
-from ddeq_fast.differentiation import twice_differentiable
-from ddeq_fast.mmd import energy, normalised, signed_measure
-from ddeq_fast.precision import Autocast
-from ddeq_fast.radial import RadialKernel
-from ddeq_fast.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
+from ddeq_fast.sums.mmd import energy, normalised, signed_measure
+from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils import transforms, tree
+from ddeq_fast.utils.differentiation import twice_differentiable
+from ddeq_fast.utils.precision import Autocast
+from ddeq_fast.utils.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
 
 # Largest coordinates, and one over the least, whose squares float64 holds.
 _WIDEST = 1e139

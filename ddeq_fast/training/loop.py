@@ -18,20 +18,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddeq_fast import checkpoints, console, data, tree
-from ddeq_fast.config import Config
+from ddeq_fast import data
 from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Split, generator
-from ddeq_fast.implicit import jacobian_norm
+from ddeq_fast.gradients.implicit import jacobian_norm
 from ddeq_fast.networks.layers import share_of_batch
-from ddeq_fast.optional import require
-from ddeq_fast.signals import stop_on_signal
 from ddeq_fast.solvers import quiet
 from ddeq_fast.training import tasks
+from ddeq_fast.training.config import Config
 from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.training.records import Records, check_empty
 from ddeq_fast.training.run import BEST, LAST, METRICS, check_data, check_info, identity, read_config, read_metrics
-from ddeq_fast.validation import check_device
+from ddeq_fast.utils import checkpoints, console, tree
+from ddeq_fast.utils.optional import require
+from ddeq_fast.utils.signals import stop_on_signal
+from ddeq_fast.utils.validation import check_device
 
 _GENERATORS = threading.RLock()
 _WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-from ddeq_fast.bilevel import Bilevel
+from ddeq_fast.gradients.bilevel import Bilevel
 
 # A process that neither answers nor dies ends the job after this time.
 TIMEOUT = timedelta(minutes=5)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddeq_fast import checkpoints, locks
-from ddeq_fast.config import Config
+from ddeq_fast.training.config import Config
 from ddeq_fast.training.processes import Processes
 from ddeq_fast.training.run import BEST, CONFIG, LAST, LOCK, METRICS, is_empty, line
+from ddeq_fast.utils import checkpoints, locks
 
 
 def check_empty(folder: Path) -> None:

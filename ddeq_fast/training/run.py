@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddeq_fast import checkpoints, data
-from ddeq_fast.config import Config
+from ddeq_fast import data
+from ddeq_fast.training.config import Config
+from ddeq_fast.utils import checkpoints
 
 CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"
 # Held by who writes there; see `locks`.

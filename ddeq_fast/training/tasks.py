@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddeq_fast import chamfer, kde_entropy, squared_mmd
 from ddeq_fast.clouds import PointClouds, packed, spread_normal
-from ddeq_fast.config import Config
 from ddeq_fast.data.dataset import Batch, generator
+from ddeq_fast.distances.chamfer import chamfer
+from ddeq_fast.distances.entropy import kde_entropy
 from ddeq_fast.models import missing_points
 from ddeq_fast.solvers import SolveInfo
+from ddeq_fast.sums.mmd import squared_mmd
+from ddeq_fast.training.config import Config
 
 # Streams of random numbers; a step's others are in `loop`.
 OBSERVED, SEEDS, EVALUATION = 10, 11, 12

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddeq_fast.data.files import load_points, write_points
-from ddeq_fast.data.off import read_mesh
+from ddeq_fast.data.formats.off import read_mesh
 
 POINTS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
 

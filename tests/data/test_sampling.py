@@ -1,22 +1,19 @@
 """Voxel grids against the original code's results, reduction to a range of sizes, and sampling of surfaces."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import references
 from ddeq_fast.data.dataset import generator
 from ddeq_fast.data.sampling import sample_surface, to_unit_ball, voxel_grid, voxel_reduce
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "misc.npz"
 
 
 @pytest.mark.parametrize("size", ["0.1", "0.5", "1.0"])
 def test_voxel_grid_agrees_with_the_original_code(size):
-    golden = np.load(GOLDEN, allow_pickle=False)
+    golden = references.golden("misc")
     result = voxel_grid(torch.from_numpy(golden["voxel/points"]), float(size))
     np.testing.assert_allclose(result.numpy(), golden[f"voxel/leaf{size}"], rtol=0, atol=1e-12)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ddeq_fast.cli import main
+from ddeq_fast.commands.main import main
 from ddeq_fast.data.files import load_points, write_points
 
 METRES = np.array([694386.212, 5155487.512, 381.036]) + 0.05 * np.arange(5)[:, None]  # of a survey, 5 cm apart

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from ddeq_fast.data.files import load_points, write_points
+from ddeq_fast.data.formats.reading import find, read_bytes
 from ddeq_fast.data.mnist import read_idx
 from ddeq_fast.data.modelnet import load_modelnet
-from ddeq_fast.data.reading import find, read_bytes
 
 MANY = 10**12
 ARRAY = io.BytesIO()

@@ -1,19 +1,16 @@
 """The original's network by its own name: in a model written for it, its float64 results (commit 9fdbd99)."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from problems import close, fails
 from torch import nn
 
-from ddeq_fast.interop.network import DEQ
-from ddeq_fast.interop.original import mmd_gf, riesz_kernel, squared_mmd
+import references
+from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel, squared_mmd
+from ddeq_fast.interop.original.network import DEQ
 from ddeq_fast.networks import Lift
+from problems import close, fails
 
 torchdeq = pytest.importorskip("torchdeq")
-GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 class CrossAttentionEncoder(nn.Module):
@@ -73,7 +70,7 @@ class Model(nn.Module):
 
 
 def load(name, d_x):
-    golden = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+    golden = references.golden(name)
     tensors, prefix = {k: torch.from_numpy(golden[k]) for k in golden}, "state_dict/"
     model = Model(golden, d_x, golden["logits"].shape[1] if "logits" in golden else 10)
     return model, {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, tensors

@@ -1,25 +1,23 @@
 """The original code's functions: its float64 results (commit 9fdbd99), keyword by keyword."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import close
 
+import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.interop.original import (
+from ddeq_fast.interop.original.functions import (
     gaussian_kernel,
     gaussian_witness_function,
     mmd_gf,
     riesz_kernel,
     squared_mmd,
 )
+from problems import close
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-MMD, FLOW = (np.load(GOLDEN / f"{name}.npz", allow_pickle=False) for name in ("mmd", "flow"))
+MMD, FLOW = (references.golden(name) for name in ("mmd", "flow"))
 
 RIESZ = {"kernel": riesz_kernel, "autodiff": True, "rescale_autodiff": True}
 PAIR = {"beta": [0.0, 0.0], "gamma_beta": [1.0, 1.0], "gamma_sigma": [1.0, 1.0]}

@@ -1,20 +1,18 @@
 """Completion and padding as in the original code, against its float64 results (commit 9fdbd99)."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from problems import close
 
 from ddeq_fast import squared_mmd
 from ddeq_fast.clouds import packed
-from ddeq_fast.interop.checkpoints import load_original
+from ddeq_fast.interop.original.state_dicts import load_original
 from ddeq_fast.models import Completer
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import MMDFlow
+from problems import close
+from references import golden
 
-GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "completion2d.npz", allow_pickle=False)
+GOLDEN = golden("completion2d")
 X, FULL, START, OBSERVED, PRESENT = (
     torch.from_numpy(GOLDEN[key]) for key in ("x", "full", "z_init", "observed_mask", "z_mask")
 )

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 import torch
-from problems import close, fails
 
-from ddeq_fast.implicit import ImplicitFunction
-from ddeq_fast.interop.original import mmd_gf, riesz_kernel
+from ddeq_fast.gradients.implicit import ImplicitFunction
+from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel
 from ddeq_fast.interop.torchdeq import register
-from ddeq_fast.radial import Gaussian
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
+from ddeq_fast.sums.radial import Gaussian
+from problems import close, fails
 
 torchdeq = pytest.importorskip("torchdeq")
 register()

@@ -7,12 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # where the benchmarks lie, if they came along
+from references import ROOT
+
 sass = pytest.importorskip("bench.sass", reason="no benchmarks beside the tests")
 pytestmark = pytest.mark.skipif(sass.missing() is not None, reason=f"cannot compile: {sass.missing()}")
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import references
 import torch
 
+import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.backends import triton
 from ddeq_fast.kernels import direct
-from ddeq_fast.library import encode, energy_op
+from ddeq_fast.sums.backends import triton
+from ddeq_fast.sums.operators import encode, energy_op
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3}
 

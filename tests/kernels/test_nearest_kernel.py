@@ -4,17 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import references
 import torch
 
+import references
+from ddeq_fast.distances.chamfer import chamfer
+from ddeq_fast.distances.points import nearest, resolve
 from ddeq_fast.kernels import nearest as kernel
-from ddeq_fast.losses import chamfer
-from ddeq_fast.nearest import nearest, resolve
 
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 # Unrolled coordinates, and more of them than are loaded at a time.
 DIMENSIONS = pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8, 9, 16, 19])
@@ -189,7 +187,6 @@ json.dump(rows, sys.stdout)
 @pytest.fixture(scope="module")
 def compiled():
     """compiled(target): a row for each case, made once a target."""
-    sys.path.append(str(ROOT))
     sass = pytest.importorskip("bench.sass", reason="no benchmarks beside the tests")
     if sass.missing() is not None:
         pytest.skip(f"cannot compile: {sass.missing()}")
@@ -199,7 +196,9 @@ def compiled():
         if target not in made:
             environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
             command = [sys.executable, "-c", COMPILE, target]
-            result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            result = subprocess.run(
+                command, cwd=references.ROOT, env=environment, capture_output=True, text=True, check=False
+            )
             assert result.returncode == 0, result.stderr
             made[target] = json.loads(result.stdout)
         return made[target]

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import references
 
+import references
 from ddeq_fast import Gaussian, Laplacian, Riesz, potential
-from ddeq_fast.backends import triton
 from ddeq_fast.kernels import high_d
-from ddeq_fast.library import _tangent_formula
+from ddeq_fast.sums.backends import triton
+from ddeq_fast.sums.operators import _tangent_formula
 
 MIXTURE = 0.5 * Riesz(1.0) + 2.0 * Gaussian(1.7) + -0.25 * Laplacian(0.6)
 PRECISIONS = pytest.mark.parametrize("precision, tolerance", [("tf32x3", 2e-6), ("tf32", 1e-3), ("bf16", 1e-2)])

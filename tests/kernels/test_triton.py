@@ -2,23 +2,14 @@
 
 import numpy as np
 import pytest
-import references
 import torch
 
-from ddeq_fast import (
-    Gaussian,
-    Laplacian,
-    RadialKernel,
-    Riesz,
-    backends,
-    field,
-    potential,
-    potential_and_field,
-    squared_mmd,
-)
-from ddeq_fast.backends import dense, triton
+import references
+from ddeq_fast import Gaussian, Laplacian, RadialKernel, Riesz, field, potential, potential_and_field, squared_mmd
 from ddeq_fast.kernels import high_d, launch, low_d
-from ddeq_fast.library import _tangent_formula
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import dense, triton
+from ddeq_fast.sums.operators import _tangent_formula
 
 TRITON = triton.Triton()
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}

@@ -4,10 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from problems import close, fails
 from torch import nn
 
-from ddeq_fast.differentiation import twice_differentiable
 from ddeq_fast.networks import attention
 from ddeq_fast.networks.attention import (
     AttentionEncoder,
@@ -20,6 +18,8 @@ from ddeq_fast.networks.attention import (
     prepared,
 )
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP, share_of_batch
+from ddeq_fast.utils.differentiation import twice_differentiable
+from problems import close, fails
 
 
 @pytest.fixture

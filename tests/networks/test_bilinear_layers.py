@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from problems import close
 from torch.autograd import gradcheck
 
 from ddeq_fast.networks.bilinear import Bilinear
+from problems import close
 
 
 @pytest.fixture

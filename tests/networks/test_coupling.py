@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from problems import close, fails
 
 from ddeq_fast.networks import Lift
+from problems import close, fails
 
 
 def lift(*dims, gain=1.0):

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from problems import close, fails, small_transport
 from torch import nn
 
-from ddeq_fast import solvers, tree
+from ddeq_fast import solvers
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import MMDFlow, Pushforward
+from ddeq_fast.utils import tree
+from problems import close, fails, small_transport
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A batch of affine problems whose samples take different numbers of steps."""
 
 import pytest
+
 from problems import SOLVERS, affine_context
 
 

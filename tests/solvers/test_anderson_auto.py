@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import Recorder, affine, affine_context, affine_solution, close, fails, half_turn, small_transport
 
+import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.backends import names
 from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, FixedTarget, MMDFlow, Pushforward, solve
 from ddeq_fast.solvers.anderson import empty_history, mix
+from ddeq_fast.sums.backends import names
+from problems import Recorder, affine, affine_context, affine_solution, close, fails, half_turn, small_transport
 
 
 def textbook_step(pairs, mixing):

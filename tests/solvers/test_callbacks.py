@@ -2,17 +2,12 @@
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import FLOW, SOLVERS, STEPS, affine, close
 
+import references
 from ddeq_fast import Riesz
-from ddeq_fast.solvers import (
-    Auto,
-    MMDFlow,
-    Pushforward,
-    solve,
-)
+from ddeq_fast.solvers import Auto, MMDFlow, Pushforward, solve
+from problems import FLOW, SOLVERS, STEPS, affine, close
 
 
 def watched(problem, start, solver):

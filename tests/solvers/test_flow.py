@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import affine, affine_context, close, fails, half_turn, small_transport
 
+import references
 from ddeq_fast import Gaussian, Laplacian, Mixture, Riesz, squared_mmd, wasserstein_gradient
 from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward, solve
+from problems import affine, affine_context, close, fails, half_turn, small_transport
 
 WEIGHTS = torch.tensor([[1.0, 2.0, 0.5, 1.0], [1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
 

@@ -5,11 +5,12 @@ import pickle
 
 import pytest
 import torch
-from problems import affine, affine_context, close, fails, small_transport
 from torch import nn
 
-from ddeq_fast import Gaussian, tree
+from ddeq_fast import Gaussian
 from ddeq_fast.solvers import SGD, Adam, Anderson, Auto, MMDFlow, Pushforward, graphs
+from ddeq_fast.utils import tree
+from problems import affine, affine_context, close, fails, small_transport
 
 SOLVERS = [
     lambda **options: MMDFlow(lr=0.3, max_steps=40, check_every=3, **options),

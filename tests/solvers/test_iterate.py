@@ -6,22 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import FLOW, FLOWS, SOLVERS, STEPS, Recorder, affine, affine_context, close, fails, small_transport
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import references
 from ddeq_fast import Riesz
-from ddeq_fast.solvers import (
-    Anderson,
-    Auto,
-    ConvergenceWarning,
-    FixedTarget,
-    MMDFlow,
-    Pushforward,
-    quiet,
-    solve,
-)
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, FixedTarget, MMDFlow, Pushforward, quiet, solve
+from problems import FLOW, FLOWS, SOLVERS, STEPS, Recorder, affine, affine_context, close, fails, small_transport
 
 Z0 = torch.ones(3, 4, 3).double()
 

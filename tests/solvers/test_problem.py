@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import references
 import torch
-from problems import affine, affine_context, close, fails, small_transport
 
+import references
 from ddeq_fast import Riesz
 from ddeq_fast.solvers import FixedTarget, Pushforward, solve
+from problems import affine, affine_context, close, fails, small_transport
 
 Z = torch.zeros(2, 4, 3)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from problems import affine, fails
 
 from ddeq_fast.solvers import Anderson, Auto, IterativeSolver, MMDFlow, Pushforward, make, names, register, solve
+from problems import affine, fails
 
 
 def test_solvers_are_looked_up_by_name(context, start):

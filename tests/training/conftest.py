@@ -1,10 +1,10 @@
 """A data set small enough to train on in a moment."""
 
 import pytest
-from problems import rings_and_discs
 
-from ddeq_fast.config import Config
 from ddeq_fast.data.dataset import Dataset
+from ddeq_fast.training.config import Config
+from problems import rings_and_discs
 
 for module in ("safetensors", "tqdm"):
     pytest.importorskip(module)

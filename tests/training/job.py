@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ddeq_fast.config import Config
 from ddeq_fast.data.dataset import Dataset, Split, generator
 from ddeq_fast.training import Trainer
+from ddeq_fast.training.config import Config
 
 
 def arcs(count, seed, dtype):

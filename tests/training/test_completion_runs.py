@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast import cli, gallery, training
-from ddeq_fast.config import Config
-from ddeq_fast.presets import PRESETS
-from ddeq_fast.training import Interrupted, Trainer
+from ddeq_fast import training
+from ddeq_fast.commands import main as cli
+from ddeq_fast.training import Interrupted, Trainer, gallery
+from ddeq_fast.training.config import Config
+from ddeq_fast.training.presets import PRESETS
 
 BRIEF = {"task": "complete", "solver": "flow", "max_steps": 3, "flow_lr": 5.0, "jacobian": 0.0, "growth": 1.5}
 CPU = torch.device("cpu")

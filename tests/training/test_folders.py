@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast import checkpoints, cli, locks
+from ddeq_fast.commands import main as cli
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.training import BEST, CONFIG, LAST, METRICS, Trainer, load_model, read_metrics
 from ddeq_fast.training.run import LOCK
+from ddeq_fast.utils import checkpoints, locks
 
 
 class Killed(BaseException):
@@ -150,7 +151,7 @@ def test_best_of_another_run_is_refused(rings, small, tmp_path):
 
 @pytest.mark.parametrize("task", ["classify", "complete"])
 def test_pictures_of_few_labels(rings, small, tmp_path, task):
-    plots = pytest.importorskip("ddeq_fast.plots")
+    plots = pytest.importorskip("ddeq_fast.training.pictures")
     pytest.importorskip("matplotlib")
     one = Split(rings.test.points[1:2], rings.test.weights[1:2], rings.test.labels[1:2])
     settings = {"solver": "flow", "max_steps": 2, "jacobian": 0.0} if task == "complete" else {}
@@ -162,7 +163,7 @@ def test_pictures_of_few_labels(rings, small, tmp_path, task):
 
 
 def test_a_picture_that_fails_is_a_line(rings, small, tmp_path, monkeypatch, capsys):
-    from ddeq_fast import drawing
+    from ddeq_fast.utils import drawing
 
     pytest.importorskip("matplotlib")
     trainer = Trainer(small(epochs=1), tmp_path / "run", rings)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ddeq_fast import training
-from ddeq_fast.config import Config
 from ddeq_fast.training import BEST, CONFIG, LAST, METRICS, Interrupted, Trainer
+from ddeq_fast.training.config import Config
 
 
 def entries(folder):

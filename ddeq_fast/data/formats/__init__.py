@@ -1,0 +1,1 @@
+"""Files of clouds, by format: numpy arrays, PLY, OFF, text."""

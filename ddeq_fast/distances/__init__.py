@@ -1,0 +1,1 @@
+"""Distances between clouds that are no discrepancy: nearest points, Chamfer distance, entropy."""

@@ -1,0 +1,124 @@
+"""The op of nearest points: which source is nearest to every target, and how far it is, differentiably.
+
+The search is not differentiated. A squared distance is taken anew from the two points found, so that its value,
+its gradient 2 (x_i - y_j) and all higher derivatives are those of a difference: exact on every backend, and zero
+where points coincide. Where several sources are equally near, it is the gradient towards the first of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.sums.backends import triton
+from ddeq_fast.sums.radial import Riesz
+from ddeq_fast.sums.ranges import suits_single
+from ddeq_fast.utils import transforms
+from ddeq_fast.utils.validation import check_choice, check_cloud, check_mask, check_some_left, values_readable
+
+# Distances a block of the dense search may hold: fits into a processor's cache.
+BLOCK_ENTRIES = 1 << 20
+
+
+class Nearest(NamedTuple):
+    """Squared distances (m,) or (B, m) to the nearest sources, and the indices of these, int64 of the same shape."""
+
+    squared_distance: Tensor
+    index: Tensor
+
+
+def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str = "auto") -> Nearest:
+    """Nearest source y_j of every target x_i: min_j |x_i - y_j|^2, differentiable in x and y, and its j.
+
+    Args:
+        x: targets, (m, d) or (B, m, d), floating point.
+        y: sources, (n, d) or (B, n, d), same dtype and device.
+        y_mask: boolean, (n,) or (B, n), True for real sources; padding is never nearest.
+        backend: "dense", "triton", or "auto": Triton on a GPU.
+
+    Returns:
+        `Nearest`. Of equally near sources the first is found. Half-precision clouds are searched in single
+        precision.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty or fully masked cloud, an unknown
+            backend or one that cannot run here.
+    """
+    check_cloud("x", x)
+    check_cloud("y", y, like=("x", x))
+    mask = real_points("y_mask", y_mask, y)
+    backend = resolve(backend, x)
+    batched = x.dim() == 3
+    if not batched:
+        x, y, mask = x[None], y[None], None if mask is None else mask[None]
+    q, index = search(x, y, mask, backend)
+    q = q.to(x.dtype)
+    return Nearest(q, index) if batched else Nearest(q[0], index[0])
+
+
+def real_points(name: str, mask: Tensor | None, cloud: Tensor) -> Tensor | None:
+    """The mask, checked, of shape (n,) or (B, n); None if there is none. Raises if it leaves no point in a cloud."""
+    if mask is None:
+        return None
+    mask = check_mask(name, mask, cloud)
+    if values_readable(mask):
+        check_some_left(name, mask.any(-1))
+    return mask
+
+
+def resolve(backend: str, x: Tensor) -> str:
+    """The backend to use for points like x; raises ValueError if it is unknown or cannot run them."""
+    check_choice("backend", backend, ("auto", "dense", "triton"))
+    if backend == "auto":
+        return "triton" if x.is_cuda and triton.unsupported(x, x, Riesz()) is None else "dense"
+    reason = triton.unsupported(x, x, Riesz()) if backend == "triton" else None
+    if reason is not None:
+        raise ValueError(f"backend {backend!r} cannot run this: {reason}")
+    return backend
+
+
+def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Nearest:
+    """`nearest` of batched, checked clouds; distances in single precision at least, and where that holds them."""
+    if mask is not None:
+        y = y.masked_fill(~mask[..., None], 0)
+    dtype = torch.promote_types(x.dtype, torch.float32 if suits_single(x, y) else torch.float64)
+    x, y = x.to(dtype), y.to(dtype)
+    index = index_op(x.detach(), y.detach(), mask, backend)
+    found = y.gather(1, index[..., None].expand(-1, -1, y.shape[-1]))
+    return Nearest((x - found).square().sum(-1), index)
+
+
+@torch.library.custom_op("ddeq_fast::nearest", mutates_args=())
+def index_op(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+    """Index (B, m) of the first nearest real source; an operator, so that it passes through `torch.compile`."""
+    if backend == "dense":
+        return _dense(x, y, mask)
+    from ddeq_fast.kernels.nearest import nearest as launch
+
+    with torch.cuda.device_of(x):
+        return launch(x, y, mask)
+
+
+@index_op.register_fake
+def _(x, y, mask, backend):
+    return x.new_empty(x.shape[:2], dtype=torch.int64)
+
+
+@index_op.register_vmap
+def _(info, in_dims, *args):
+    return transforms.fold(index_op, info, in_dims, *args)
+
+
+def _dense(x, y, mask):
+    dtype = x.dtype
+    rows = max(1, BLOCK_ENTRIES // (x.shape[0] * y.shape[1]))
+    found = []
+    for block in x.split(rows, 1):
+        # Not through products of coordinates, which cancel.
+        distance = torch.cdist(block, y, compute_mode="donot_use_mm_for_euclid_dist")
+        if mask is not None:
+            distance = distance.clamp_max(torch.finfo(dtype).max).masked_fill(~mask[:, None], float("inf"))
+        found.append(distance.argmin(-1))
+    return torch.cat(found, 1)

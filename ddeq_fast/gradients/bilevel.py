@@ -1,0 +1,144 @@
+"""Implicit gradient of an equilibrium that is fixed as a measure, though F may permute its particles.
+
+The equilibrium minimises G(Z) = MMD^2(mu, F#mu) / 2 (Geuter et al. 2025, section 3.3), so that the implicit function
+theorem is applied to grad G = 0, and not to Z = F(Z), which does not hold particle by particle. Where the
+discrepancy vanishes, G is half the squared norm of the embedded measure nu = mu - F#mu, and its Hessian is exactly
+that of Gauss and Newton: for a motion t of the points p = (Z, F(Z)), with charges w,
+
+    (A t)_i = w_i sum_j w_j D_2 grad_1 k(p_i, p_j) t_j,        H v = (I, J^T) A (v, J v).
+
+That is one tangent of the op, one product with J and one with its transpose; conjugate gradients solve H v = dL/dZ.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.gradients.implicit import Backward, BackwardInfo, implicit
+from ddeq_fast.solvers.iterate import warn_of
+from ddeq_fast.solvers.problem import Pushforward
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.mmd import signed_measure
+from ddeq_fast.sums.operators import encode, tangent
+from ddeq_fast.sums.radial import Gaussian, RadialKernel
+from ddeq_fast.utils.validation import check_integer, check_number
+
+
+class Bilevel(Backward):
+    """Gradient through the minimiser of the discrepancy; agrees with "ift" where F fixes every particle.
+
+    F is differentiated twice, which PyTorch's fused attention does not allow: take `networks.attention.attend` in an F
+    of your own. A derivative of the gradient raises RuntimeError, as does forward mode.
+
+    Args:
+        kernel: a kernel that is smooth where points coincide, as Z and F(Z) do: no Riesz or Laplacian part. None
+            takes a Gaussian as wide as the root mean square distance of the particles of the batch.
+        max_steps: most steps of conjugate gradients, each with one product with J and one with J^T.
+        tol: relative residual of the linear system at which a sample is done.
+        damping: added to the Hessian, relative to its largest diagonal entries; a cloud with nearly coincident
+            particles needs some.
+        backend: backend of the kernel sums.
+
+    Raises:
+        ValueError, TypeError: a kernel with a cusp, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        kernel: RadialKernel | None = None,
+        *,
+        max_steps: int = 100,
+        tol: float = 1e-5,
+        damping: float = 0.0,
+        backend: str = "auto",
+    ):
+        if kernel is not None:
+            if not isinstance(kernel, RadialKernel):
+                raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
+            if any(_cusped(term) for _, term in kernel.terms()):
+                raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
+        self.kernel, self.backend = kernel, backends.check_whole("Bilevel", backend)
+        self.max_steps = check_integer("max_steps", max_steps)
+        self.tol = check_number("tol", tol)
+        self.damping = check_number("damping", damping, closed=True)
+
+    def attach(self, problem, z):
+        z, problem = z.detach(), problem.recorded(z)
+        image, info = problem.held_image(z), BackwardInfo()
+
+        def solve(gradient: Tensor) -> Tensor:
+            hessian = _Hessian(self, problem, z, info)
+            motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
+            warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
+            return -hessian.pull(motion)[1]
+
+        # The equilibrium itself is returned; its gradient enters F(z) as the motion of the image that it stands for.
+        return implicit(image, z, solve), info
+
+
+def _cusped(kernel: RadialKernel) -> bool:
+    """Whether it has a cusp: there, and only there, the curvature is as large as phi where points nearly coincide."""
+    near = torch.tensor(1e-200, dtype=torch.float64)
+    return float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90
+
+
+class _Hessian:
+    """H v at a cloud z, and the parts that it is made of."""
+
+    def __init__(self, options: Bilevel, problem: Pushforward, z: Tensor, info: BackwardInfo):
+        self.problem, self.z, self.info, self.backend = problem, z, info, options.backend
+        y, *products = problem.jacobian(z)
+        self.push, self.pull_back = (problem.product(product, z) for product in products)
+        wide = torch.promote_types(z.dtype, torch.float32)
+        points, real = problem.present(z).to(wide), problem.present(torch.ones_like(z[..., :1]))
+        charged = points, problem.present(y).to(wide)
+        self.points, self.charges = signed_measure(*charged, *problem.measures(*charged))
+        kernel = options.kernel
+        if kernel is None:
+            count = real.sum(1, keepdim=True)
+            spread = (points - points.sum(1, keepdim=True) / count).square().sum(-1)
+            spread = (spread * real[..., 0]).sum() / count.sum()
+            kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
+        self.kernel = encode(kernel)
+        diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(points.new_zeros(()))))
+        self.damping = (options.damping * diagonal)[:, None, None]
+        self.moving = problem.moving(z)
+
+    def held(self, v: Tensor) -> Tensor:
+        """v without the components of padding and of frozen particles."""
+        return v * self.moving
+
+    def pull(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """A (v, J v), split into the parts of z and of F(z)."""
+        self.info.evaluations += 1
+        motion = torch.cat((v, self.push(v)), 1)
+        nothing = torch.zeros_like(self.points)
+        rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
+        return (self.charges[..., None] * tangent(*rest)[1]).split(v.shape[1], 1)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        on_z, on_image = self.pull(v)
+        return self.held(on_z + self.pull_back(on_image)) + self.damping * v
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)[:, None, None]
+
+
+def _conjugate_gradients(operator, right: Tensor, max_steps: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Solve operator(x) = right sample by sample (Hestenes & Stiefel 1952): x and its relative residuals (B,)."""
+    x, residual = torch.zeros_like(right), right
+    direction, norm = residual, _dot(residual, residual)
+    scale = torch.where(norm > 0, norm, 1)
+    for _ in range(max_steps):
+        if bool((norm <= tol**2 * scale).all()):
+            break
+        image = operator(direction)
+        curvature = _dot(direction, image)
+        # A sample that is done stays as it is, whatever others it shares the batch with.
+        step = torch.where((curvature > 0) & (norm > tol**2 * scale), norm / curvature, 0)
+        x, residual = x + step * direction, residual - step * image
+        previous, norm = norm, _dot(residual, residual)
+        direction = residual + torch.where(previous > 0, norm / previous, 0) * direction
+    return x, (norm / scale).sqrt().double().flatten()

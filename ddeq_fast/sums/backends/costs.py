@@ -1,0 +1,107 @@
+"""What a sum costs with each backend, predicted from a table of measurements: time and memory, and whether it pays.
+
+The table, `costs.json`, is written by `python -m bench calibrate`. It holds seconds a pair by dimension for Riesz(1) in
+float32, and factors for other kernels and float64. GPUs are not in it: there "auto" follows a rule, see `register`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.sums.backends import dense, memory
+from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
+
+PATH = Path(__file__).with_name("costs.json")
+# Calls over which compiling is spread: who sums once sums again.
+CALLS = 10
+KINDS = {Riesz: "riesz", Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
+
+
+@functools.cache
+def table() -> dict:
+    """The measurements: machine, threads, and an entry for each backend."""
+    return json.loads(PATH.read_text(encoding="utf-8"))
+
+
+def kind(term: RadialKernel) -> str:
+    """What decides the cost of an elementary kernel; a Riesz kernel other than 1 takes a general power."""
+    return "power" if isinstance(term, Riesz) and term.r != 1 else KINDS.get(type(term), "power")
+
+
+def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) -> float | None:
+    """Time of one pair on the CPU, with the table's number of threads; None if it was not measured."""
+    return _pair_seconds(name, d, tuple(kind(term) for _, term in kernel.terms()), dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype) -> float | None:
+    entry = table()["backends"].get(name)
+    if entry is None or "pairs" not in entry:
+        return None
+    measured = sorted((int(key), value) for key, value in entry["pairs"].items())
+    below = [point for point in measured if point[0] <= d] or measured[:1]
+    above = [point for point in measured if point[0] >= d]
+    (low, first), (high, last) = below[-1], above[0] if above else (d, below[-1][1] * d / below[-1][0])
+    seconds = first if high == low else first + (last - first) * (d - low) / (high - low)
+    seconds *= sum(entry["kernels"][one] for one in kinds)
+    return seconds * (entry["float64"] if dtype == torch.float64 else 1)
+
+
+def first_seconds(name: str) -> float:
+    """What the first call of a backend takes longer, to compile."""
+    return table()["backends"].get(name, {}).get("first", 0.0)
+
+
+def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKernel, dtype: torch.dtype) -> float | None:
+    """Time of one call, potential and field, on the CPU with the threads torch has now; None if it was not measured.
+
+    shape: (clouds B, targets m, sources n, dimension d).
+    """
+    entry = table()["backends"].get(name)
+    if entry is None:
+        return None
+    batch, m, n, d = shape
+    if "points" in entry:  # sorted sums, of which torch runs one thread a cloud
+        points = batch * (m + n) * entry["directions"]
+        return entry["call"] + points * math.log2(m + n) * entry["points"]
+    return entry["call"] + batch * m * n * pair_seconds(name, d, kernel, dtype) * _threads()
+
+
+def _threads() -> float:
+    return table()["threads"] / torch.get_num_threads()
+
+
+def call_bytes(name: str, shape: tuple[int, int, int, int], itemsize: int, device: torch.device) -> int | None:
+    """Memory of one call beyond its inputs and results; None if unknown."""
+    batch, m, n, d = shape
+    if name == "dense":
+        size = dense.pair_bytes(d, itemsize)
+        return min(batch * m * n, memory.tile_pairs(device, size)) * size
+    entry = table()["backends"].get(name)
+    return None if entry is None else int(batch * (m + n) * (entry["point_bytes"] + entry["number_bytes"] * d))
+
+
+def worthwhile(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
+    """Whether on these clouds a backend beats the dense one in `CALLS` calls, compiling included.
+
+    A function of shapes alone: the same program chooses the same backends, however often it is resumed.
+    """
+    pairs = x.shape[0] * x.shape[1] * y.shape[1]
+    if pairs < _least(name) or torch.compiler.is_compiling():
+        return False
+    saved = pair_seconds("dense", x.shape[2], kernel, x.dtype) - pair_seconds(name, x.shape[2], kernel, x.dtype)
+    return CALLS * pairs * saved * _threads() > first_seconds(name)
+
+
+@functools.cache
+def _least(name: str) -> float:
+    """Pairs below which a backend hardly ever pays, whatever the kernel: what a small cloud is asked first."""
+    backends = table()["backends"]
+    slowest = max(backends["dense"]["pairs"].values()) * max(1, backends["dense"]["float64"]) * 8
+    return backends[name]["first"] / (CALLS * slowest)

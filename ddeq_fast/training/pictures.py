@@ -1,0 +1,212 @@
+"""Pictures of a run: its curves, particles flowing to equilibrium, completed clouds. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.clouds import PointClouds
+from ddeq_fast.data.dataset import Batch
+from ddeq_fast.models import Classifier, Completer
+from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward
+from ddeq_fast.training import Trainer, convergence_in_metrics, read_metrics
+from ddeq_fast.training.tasks import Partial
+from ddeq_fast.utils import drawing, tree
+
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+
+
+_PANELS = (
+    ("loss", "loss"),
+    ("accuracy", "error (1 - accuracy)"),
+    ("chamfer", "Chamfer distance"),
+    ("mmd", "squared MMD"),
+    ("evaluations", "evaluations of F a solve"),
+    ("worst_residual", "largest relative MMD residual"),
+)
+
+
+def curves(metrics: list[dict], path: Path) -> None:
+    """Loss, results, evaluations a solve and residual against the training step, as a PNG.
+
+    `metrics` are the entries of a run's metrics.jsonl.
+    """
+    panels = [panel for panel in _PANELS if panel[0] in metrics[-1]]
+    rows = (len(panels) + 1) // 2
+    figure, axes = drawing.figure(rows, 2, 9, 3 * rows)
+    for axis, panel in zip_longest(axes.flat, panels):
+        if panel is None:
+            axis.axis("off")
+            continue
+        key, label = panel
+        log = key != "evaluations" and all(entry[key] > 0 for entry in metrics if key != "accuracy" and key in entry)
+        for split, colour in (("train", _BLUE), ("test", _ORANGE)):
+            entries = [entry for entry in metrics if entry["split"] == split and key in entry]
+            steps = [entry["step"] for entry in entries]
+            values = [1 - entry[key] if key == "accuracy" else entry[key] for entry in entries]
+            if log:  # an error of zero has no place on the axis: leave a gap
+                values = [value if value > 0 else float("nan") for value in values]
+            if split == "train":
+                axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+                axis.plot(steps, _smoothed(values), color=colour, label="train, running mean")
+            else:
+                axis.plot(steps, values, color=colour, marker="o", markersize=3, label="test")
+                if "partial_" + key in metrics[-1]:
+                    axis.axhline(entries[-1]["partial_" + key], color=_GREY, linestyle="--", label="partial input")
+        axis.set(xlabel="step", ylabel=label, yscale="log" if log else "linear")
+        axis.grid(alpha=0.3)
+        if not log:  # numbers as they are, also where they hardly differ
+            axis.ticklabel_format(useOffset=False)
+    for axis in axes.flat[: len(panels)]:
+        axis.legend(fontsize="small") if axis is axes[0, 0] or axis.get_lines()[-1].get_linestyle() == "--" else None
+    drawing.write_png(figure, path)
+
+
+def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
+    """Exponential running mean, corrected for its start; gaps are skipped."""
+    result, total, weight = [], 0.0, 0.0
+    for value in values:
+        if value == value:
+            total, weight = (1 - share) * total + share * value, (1 - share) * weight + share
+        result.append(total / weight if weight else float("nan"))
+    return result
+
+
+@torch.no_grad()
+def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tuple[Tensor, Tensor, Tensor]:
+    """Where `solver` evaluates F: clouds (steps, B, n, dim_z), and their residuals relative to the first (steps, B),
+    NaN once a sample has converged; and the solution (B, n, dim_z).
+    """
+    visited, transport = [], model.ddeq.transport
+    context = transport.encode(*batch.clouds)
+
+    def recorded(z, _, weights):
+        visited.append(z)
+        return transport(z, context, weights)
+
+    start = model.ddeq.start.expand(len(batch.labels), -1, -1)
+    solution = solver.solve(Pushforward(recorded), start)
+    problem = Pushforward(transport, context)
+    squared = torch.stack([problem.squared_mmd(z, problem.image(z), solver.kernel) for z in visited])
+    residuals = (squared / squared[0]).sqrt()
+    spent = torch.arange(len(visited))[:, None] >= solution.info.evaluations
+    return torch.stack(visited), residuals.masked_fill(spent, torch.nan), solution.particles
+
+
+def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -> None:
+    """For each cloud of a small batch: the cloud, its latent particles on their way, and the residual; a PNG.
+
+    The way is that of the flow with shrinking steps, the equilibrium that of Anderson acceleration to the model's
+    tolerance. Particles are drawn in the plane of their first two principal components, pooled over all clouds.
+    """
+    model = model.eval().cpu()
+    z, flow, _ = trajectory(model, batch, MMDFlow(lr=2.0, lr_decay=(0.98, 1), max_steps=steps, tol=0.0))
+    _, anderson, end = trajectory(model, batch, Anderson(tol=model.ddeq.solver.tol, max_steps=steps))
+    points = z.flatten(0, 2)
+    centre = points.mean(0)
+    components = torch.linalg.eigh((points - centre).mT @ (points - centre)).eigenvectors[:, -2:].flip(1)
+    plane, end = (z - centre) @ components, (end - centre) @ components
+
+    figure, axes = drawing.figure(len(batch.labels), 3, 10, 3 * len(batch.labels))
+    for i, (left, middle, right) in enumerate(axes):
+        present = batch.clouds.mask[i]
+        _draw_input(left, batch.clouds.points[i, present], batch.clouds.weights[i, present])
+        left.set_title(f"input cloud, label {int(batch.labels[i])}")
+        middle.plot(*plane[:, i].unbind(-1), color=_GREY, linewidth=0.8)
+        middle.scatter(*plane[0, i].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
+        middle.scatter(*end[i].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
+        middle.set(title="latent particles along the flow", xlabel="first component", ylabel="second component")
+        right.semilogy(flow[:, i], color=_BLUE, label="flow")
+        right.semilogy(anderson[:, i], color=_GREEN, marker=".", label="Anderson")
+        right.set(title="residual", xlabel="evaluations of F", ylabel="MMD(Z, F(Z)), relative")
+        right.grid(alpha=0.3)
+    axes[0, 1].legend()
+    axes[0, 2].legend()
+    drawing.write_png(figure, path)
+
+
+def completion(model: Completer, inputs: Partial, path: Path) -> None:
+    """For each cloud of a small batch: partial cloud, its completion, and the whole cloud, side by side; a PNG."""
+    with torch.no_grad(), convergence_in_metrics():
+        output = model.eval().cpu()(*inputs.clouds, noise=inputs.noise)
+    observed = PointClouds(output.points, output.weights * output.observed)
+    new = PointClouds(output.points, output.weights * ~output.observed)
+    figure, axes = drawing.figure(3, len(inputs.noise), 1.8 * len(inputs.noise), 5.4)
+    for name, axis in zip(("partial", "completed", "whole"), axes[:, 0], strict=True):
+        axis.set_ylabel(name)
+    for i, column in enumerate(axes.T):
+        for axis in column[:2]:
+            _draw_points(axis, observed, i, _BLUE)
+        _draw_points(column[1], new, i, _ORANGE)
+        _draw_points(column[2], inputs.whole, i, _BLUE)
+        _share_limits(column, inputs.whole.points[i, inputs.whole.mask[i]])
+    drawing.write_png(figure, path)
+
+
+@torch.no_grad()
+def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 5) -> None:
+    """New points on their way from random places to a completed cloud, lowered to the plane, a row a cloud; a PNG."""
+    model = model.eval().cpu()
+    seeds = model.sow(*inputs.clouds, inputs.noise)
+    with convergence_in_metrics():
+        output = model(*inputs.clouds, seeds=seeds)
+    visited = []
+    z0 = torch.where(seeds.mask[..., None], model.lift(seeds.points), 0)
+    model.ddeq.solver.solve(
+        output.equilibrium.problem, z0, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
+    )
+    first = torch.linspace(0, len(visited) - 1, shown).round().int().tolist()
+    panels = [(f"step {visited[k][0]}", visited[k][1]) for k in sorted(set(first))]
+    panels.append(("completed", model.lift.inverse(output.equilibrium.particles)))
+    figure, axes = drawing.figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
+    for i, row in enumerate(axes):
+        for axis, (title, points) in zip(row, panels, strict=True):
+            _draw_points(axis, inputs.clouds, i, _GREY)
+            _draw_points(axis, PointClouds(points, seeds.weights), i, _ORANGE)
+            if i == 0:
+                axis.set_title(title, fontsize="medium")
+        _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])
+    drawing.write_png(figure, path)
+
+
+def _draw_points(axis, clouds: PointClouds, i: int, colour: str) -> None:
+    """The points of cloud i in the plane of their first two coordinates."""
+    axis.scatter(*clouds.points[i, clouds.mask[i]][:, :2].detach().unbind(-1), s=7, color=colour, linewidths=0)
+
+
+def _share_limits(axes, points: Tensor) -> None:
+    """The frame of these points, a little wider, and no ticks."""
+    low, high = points[:, :2].amin(0), points[:, :2].amax(0)
+    (x, y), half = ((low + high) / 2).tolist(), 0.7 * float((high - low).max())
+    for axis in axes:
+        axis.set(xlim=(x - half, x + half), ylim=(y - half, y + half), xticks=[], yticks=[], aspect="equal")
+
+
+def _draw_input(axis, points: Tensor, weights: Tensor) -> None:
+    """A cloud in the plane; a third coordinate, or else the weight, is the darkness of a point."""
+    shade = points[:, 2] if points.shape[1] > 2 else weights
+    axis.scatter(*points[:, :2].unbind(-1), c=shade, cmap="Greys", vmin=float(shade.min()) - 0.5, s=60, linewidths=0)
+    axis.set_aspect("equal")
+
+
+def pictures(trainer: Trainer) -> dict[Path, Callable[[], None]]:
+    """The pictures of a run, by the file in its folder that each is written to when called."""
+    folder, test, model = trainer.folder, trainer.dataset.test, trainer.model
+    count = 8 if trainer.config.task == "complete" else 3
+    first = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:count]]
+    batch = test.batch(torch.tensor(first))
+    drawn = {"curves.png": lambda path: curves(read_metrics(folder), path)}
+    if trainer.config.task == "complete":
+        inputs = trainer.task.inputs(batch, None)
+        few = tree.select(inputs, torch.arange(min(4, len(first))))
+        drawn["completion.png"] = lambda path: completion(model, inputs, path)
+        drawn["flow.png"] = lambda path: completion_flow(model, few, path)
+    else:
+        drawn["equilibrium.png"] = lambda path: equilibrium(model, batch, path)
+    return {folder / name: partial(draw, folder / name) for name, draw in drawn.items()}

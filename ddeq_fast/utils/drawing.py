@@ -1,0 +1,49 @@
+"""Figures without a screen, written whole or not at all. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.optional import require
+
+
+def load_matplotlib() -> None:
+    """Import matplotlib; raises ImportError if it is missing.
+
+    A notebook's MPLBACKEND, which every program started from it inherits, may name a package that is not there, and
+    matplotlib then fails to be imported, for good. Figures here need no backend: it is set afterwards, if it can be.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        matplotlib = require("matplotlib", "plots")
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+def figure(rows: int, columns: int, width: float, height: float):
+    """(figure, array (rows, columns) of axes), sizes in inches."""
+    load_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(made)
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def write_png(made, path: Path) -> None:
+    """Write a figure as a PNG, atomically."""
+    content = io.BytesIO()
+    made.savefig(content, format="png")
+    write_atomically(path, content.getvalue())

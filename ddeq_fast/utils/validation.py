@@ -1,0 +1,184 @@
+"""Checks of user input: each raises ValueError or TypeError naming the argument and what it got."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ddeq_fast.utils import transforms
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_number(name: str, value, *, low: float = 0.0, high: float = math.inf, closed: bool = False) -> float:
+    """`value` as a float inside (low, high), or [low, high) if `closed`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf if value > 0 else -math.inf
+    inside = (low <= number < high) if closed else (low < number < high)
+    if not inside:
+        got = number if math.isinf(number) else value
+        raise ValueError(f"{name} must lie in {'[' if closed else '('}{low:g}, {high:g}), got {got!r}")
+    return number
+
+
+def check_share(name: str, value) -> float:
+    """`value` as a float inside (0, 1]."""
+    number = check_number(name, value, low=-math.inf)
+    if not 0 < number <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+    return number
+
+
+def check_integer(name: str, value, *, low: int = 1, high: int | None = None) -> int:
+    """`value` as an int of at least `low`, and at most `high`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}")
+    return value
+
+
+def check_flag(name: str, value) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_pair(name: str, value, parts: str) -> tuple:
+    """`value` as a tuple of the two things that `parts` names, such as "(factor, steps)"."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair {parts}, got {value!r}")
+    return tuple(value)
+
+
+def check_choice(name: str, value, choices) -> str:
+    """`value` if it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}; got {value!r}")
+    return value
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """False for a tensor that has none (meta, under vmap), and while a graph is made, which reading breaks."""
+    if tensor.is_meta or torch.compiler.is_compiling() or transforms.mapped(tensor) or transforms.traced(tensor):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise if `tensor` holds NaN or infinity."""
+    if values_readable(tensor) and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {tensor.numel()}")
+
+
+def check_cloud(name: str, cloud, *, like: tuple[str, Tensor] | None = None) -> Tensor:
+    """`cloud` as a floating-point tensor (n, d) or (B, n, d) with n, d >= 1, finite.
+
+    `like` names another cloud whose batch, dimension, dtype and device it must share.
+    """
+    if not isinstance(cloud, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+    if cloud.dtype not in FLOATS:
+        raise TypeError(f"{name} must have a floating-point dtype, got {cloud.dtype}")
+    if cloud.dim() not in (2, 3):
+        raise ValueError(f"{name} must have shape (n, d) or (B, n, d), got {tuple(cloud.shape)}")
+    if 0 in cloud.shape:
+        raise ValueError(f"{name} is an empty cloud: shape {tuple(cloud.shape)}")
+    if like is not None:
+        other_name, other = like
+        if cloud.dtype != other.dtype:
+            raise TypeError(f"{name} has dtype {cloud.dtype} but {other_name} has {other.dtype}")
+        if cloud.device != other.device:
+            raise ValueError(f"{name} is on {cloud.device} but {other_name} is on {other.device}")
+        if cloud.dim() != other.dim() or cloud.shape[:-2] != other.shape[:-2]:
+            raise ValueError(
+                f"{name} has batch shape {tuple(cloud.shape[:-2])} but {other_name} has {tuple(other.shape[:-2])}"
+            )
+        if cloud.shape[-1] != other.shape[-1]:
+            raise ValueError(f"{name} has points in dimension {cloud.shape[-1]} but {other_name} in {other.shape[-1]}")
+    check_finite(name, cloud)
+    return cloud
+
+
+def check_charges(name: str, charges: Tensor | None, cloud: Tensor) -> Tensor:
+    """Charges (n,) or (B, n) of `cloud`: ones if None, any finite real values otherwise."""
+    if charges is None:
+        return cloud.new_ones(cloud.shape[:-1])
+    if not isinstance(charges, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(charges).__name__}")
+    if charges.shape != cloud.shape[:-1]:
+        raise ValueError(f"{name} must have shape {tuple(cloud.shape[:-1])}, got {tuple(charges.shape)}")
+    if charges.dtype != cloud.dtype:
+        raise TypeError(f"{name} has dtype {charges.dtype} but its cloud has {cloud.dtype}")
+    if charges.device != cloud.device:
+        raise ValueError(f"{name} is on {charges.device} but its cloud is on {cloud.device}")
+    check_finite(name, charges)
+    return charges
+
+
+def check_nonnegative(name: str, values: Tensor) -> None:
+    """Raise if `values` holds negative numbers."""
+    if values_readable(values) and bool((values < 0).any()):
+        raise ValueError(f"{name} must be nonnegative, got a minimum of {float(values.min()):g}")
+
+
+def check_mask(name: str, mask: Tensor, cloud: Tensor) -> Tensor:
+    """Boolean mask (n,) or (B, n), or the same with a trailing axis of one; True marks a real point."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must have dtype torch.bool, got {mask.dtype}")
+    if mask.dim() == cloud.dim() and mask.shape[-1] == 1:
+        mask = mask.squeeze(-1)
+    if mask.shape != cloud.shape[:-1]:
+        raise ValueError(f"{name} must have shape {tuple(cloud.shape[:-1])}, got {tuple(mask.shape)}")
+    if mask.device != cloud.device:
+        raise ValueError(f"{name} is on {mask.device} but its cloud is on {cloud.device}")
+    return mask
+
+
+def check_weights(
+    name: str, weights: Tensor | None, mask: Tensor | None, cloud: Tensor, *, some: bool = True
+) -> Tensor:
+    """Nonnegative weights (n,) or (B, n) of a cloud: one a real point, zero for padding.
+
+    `weights` and `mask` (named `{name}_weights`, `{name}_mask` in messages) may both be given. Raises if a
+    weight is negative or, if `some`, a cloud has no mass left.
+    """
+    result = check_charges(f"{name}_weights", weights, cloud)
+    if weights is not None:
+        check_nonnegative(f"{name}_weights", result)
+        if values_readable(result) and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
+            raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
+    if mask is not None:
+        result = result * check_mask(f"{name}_mask", mask, cloud)
+    if some and (weights is not None or mask is not None) and values_readable(result):
+        check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", (result > 0).any(-1))
+    return result
+
+
+def check_some_left(name: str, some: Tensor) -> None:
+    """Raises ValueError unless `some`, boolean () or (B,), says of every cloud that `name` leaves a point in it."""
+    if not bool(some.all()):
+        empty = (~some).reshape(-1).nonzero().reshape(-1).tolist()
+        raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name; raises ValueError if nothing can be put there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,126 @@
+"""Which backend "auto" takes, the table of costs it goes by, and `ddeq-fast explain`."""
+
+import json
+
+import pytest
+import torch
+
+from ddeq_fast import Gaussian, Riesz
+from ddeq_fast.commands.main import main
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import costs
+from ddeq_fast.sums.kernel_text import parse_kernel
+
+# A machine on which a pair costs 10 ns dense and 1 ns compiled in every dimension, and compiling takes 9 s.
+TABLE = {
+    "machine": {"cpu": "a processor"},
+    "threads": 1,
+    "backends": {
+        name: {"call": 1e-4, "first": first, "pairs": {"1": pair, "4": pair, "8": 4 * pair}, "float64": 2.0}
+        | {"kernels": dict.fromkeys(("riesz", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
+        | {"point_bytes": 8, "number_bytes": 4}
+        for name, first, pair in (("dense", 0.0, 1e-8), ("compiled", 9.0, 1e-9), ("keops", 10.0, 1e-8))
+    }
+    | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "point_bytes": 96, "number_bytes": 8}},
+}
+
+
+def forget():
+    for cached in (costs.table, costs._pair_seconds, costs._least):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """That machine."""
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(TABLE), encoding="utf-8")
+    forget()
+    monkeypatch.setattr(costs, "PATH", path)
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+def taken(m, n, d=3, kernel=None, batch=1, dtype=torch.float32):
+    one = torch.zeros(1, 1, 1, dtype=dtype)
+    return backends.resolve("auto", one.expand(batch, m, d), one.expand(batch, n, d), kernel or Riesz(1.0))
+
+
+def test_auto_compiles_where_ten_calls_save_more_than_compiling_takes(machine):
+    """From 9 s / (10 calls x 9 ns) = 10^8 pairs on."""
+    assert taken(9_999, 10_000) == "dense"
+    assert taken(10_001, 10_000) == "compiled"
+    assert taken(1_001, 1_000, batch=100) == "compiled"
+    assert taken(7_100, 7_100, dtype=torch.float64) == "compiled"
+    assert taken(5_100, 5_100, d=8) == "compiled" and taken(4_900, 4_900, d=8) == "dense"
+    assert taken(7_000, 7_000, d=6) == "compiled", "between the dimensions that were measured"
+    assert taken(7_100, 7_100, kernel=Riesz(1.0) + Gaussian(1.0)) == "compiled"
+    assert taken(100_000, 100_000, d=9) == "dense", "where it cannot"
+
+
+def test_more_threads_pay_later(machine, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert taken(19_000, 20_000) == "dense"
+    assert taken(21_000, 20_000) == "compiled"
+
+
+def test_small_clouds_are_dense_without_a_look_at_the_kernel(machine, monkeypatch):
+    monkeypatch.setattr(costs, "pair_seconds", None)
+    assert taken(100, 100) == "dense"
+
+
+def test_the_committed_table_is_complete():
+    forget()
+    for name in ("dense", "compiled", "keops"):
+        for kernel in (Riesz(1.0), Riesz(0.5), Gaussian(2.0)):
+            assert 0 < costs.pair_seconds(name, 5, kernel, torch.float64) < 1e-5
+    assert costs.first_seconds("compiled") > 0 == costs.first_seconds("dense")
+    assert costs.table()["machine"]["cpu"]
+    assert taken(100_000, 100_000) == "compiled" and taken(10, 10) == "dense"
+
+
+def test_beyond_the_table_cost_grows_with_the_dimension(machine):
+    assert costs.pair_seconds("dense", 16, Riesz(1.0), torch.float32) == pytest.approx(8e-8)
+
+
+def test_explain(machine, capsys):
+    assert main(["explain", "--n", "20000", "--d", "3"]) == 0
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert set(backends.names()) <= set(lines)
+    assert lines["compiled"].split()[1:] == ["*", "9.4", "s", "400", "ms", "781", "KiB"]
+    assert lines["dense"].split()[1:5] == ["4", "s", "4", "s"]
+    assert "cannot: needs torch.distributed.init_process_group" in lines["ring"]
+    assert "an estimate, not exact" in lines["sliced"]
+    assert '"auto" takes compiled: in 10 calls it saves more time than compiling takes.' in text
+    assert "measurements on a processor" in text
+
+
+def test_explain_refuses(capsys):
+    assert main(["explain", "--n", "0", "--d", "3", "--m", "4"]) == 2
+    assert main(["explain", "--n", "5", "--d", "3", "--device", "nowhere"]) == 2
+    errors = capsys.readouterr().err
+    assert "n must be at least 1, got 0" in errors and "device 'nowhere' cannot be used: " in errors
+    with pytest.raises(SystemExit):
+        main(["explain", "--n", "5", "--d", "3", "--kernel", "cubic"])
+    assert "kernel must be such as riesz:1 or gaussian:0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, kernel",
+    [
+        ("riesz", Riesz(1.0)),
+        ("Gaussian:0.5", Gaussian(0.5)),
+        ("riesz:1.5 + 0.5*gaussian:2e-1", Riesz(1.5) + 0.5 * Gaussian(0.2)),
+        ("-2 * riesz:1", -2 * Riesz(1.0)),
+    ],
+)
+def test_kernels_as_text(text, kernel):
+    assert parse_kernel(text) == kernel
+
+
+@pytest.mark.parametrize("text", ["", "riesz:", "riesz:3", "riesz:1.2.3", "gaussian:-1", "2*", "+riesz", "riesz 1"])
+def test_no_kernel(text):
+    with pytest.raises(ValueError, match=r"kernel|must lie in"):
+        parse_kernel(text)

@@ -1,0 +1,150 @@
+"""Checkpoints: any damage is told, tied and strided weights survive, a full disk costs nothing, locks exclude."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ddeq_fast.utils import checkpoints, locks
+
+pytest.importorskip("safetensors")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "c"
+    tensors = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3, dtype=torch.int16)}
+    checkpoints.save(path, tensors, {"step": 3, "x": "é"})
+    good = path.read_bytes()
+    loaded, info = checkpoints.load(path)
+    assert info == {"step": 3, "x": "é"} and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    for place in range(len(good)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << place % 8
+        path.write_bytes(bytes(bad))
+        with pytest.raises(ValueError, match=r"/c is damaged or no checkpoint of ddeq_fast"):
+            checkpoints.load(path)
+
+
+def test_a_file_without_checksum_is_refused(tmp_path):
+    from safetensors.torch import save
+
+    (tmp_path / "c").write_bytes(save({"a": torch.ones(2)}, metadata={"ddeq_fast": json.dumps({})}))
+    with pytest.raises(ValueError, match=r"its header lacks 'sha256'"):
+        checkpoints.load(tmp_path / "c")
+
+
+class Odd(nn.Module):
+    """Weights and buffers that share memory in every way."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.again, self.tied = self.first, nn.Linear(3, 3)
+        self.tied.weight = self.first.weight
+        self.turned = nn.Parameter(torch.randn(4, 2).mT)
+        self.short, self.scale = nn.Parameter(torch.randn(2).bfloat16()), nn.Parameter(torch.tensor(2.0))
+        whole = torch.randn(6)
+        self.register_buffer("whole", whole)
+        self.register_buffer("part", whole[1:3])
+        self.register_buffer("spread", torch.randn(1, 3).expand(4, 3))
+
+
+def test_weights_that_share_memory_are_saved_and_stay_tied(tmp_path):
+    models = [Odd(), Odd()]
+    optimizers = [torch.optim.AdamW(model.parameters()) for model in models]
+    for parameter in models[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers[0].step()
+    checkpoints.save(tmp_path / "c", checkpoints.pack(models[0], optimizers[0]), {})
+    tensors, _ = checkpoints.load(tmp_path / "c")
+    checkpoints.unpack_model(tensors, models[1], tmp_path / "c")
+    checkpoints.unpack_optimizer(tensors, models[1], optimizers[1], tmp_path / "c")
+    ours, theirs = (checkpoints.pack(*pair) for pair in zip(models, optimizers, strict=True))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert models[1].tied.weight is models[1].first.weight and models[1].again is models[1].first
+    models[1].whole.fill_(7)
+    assert models[1].part.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(2) * 1j, torch.eye(2).to_sparse(), torch.ones(2, device="meta"), {"extra": 1}]
+)
+def test_what_cannot_be_saved_is_named(value, tmp_path):
+    with pytest.raises(TypeError, match=r"^model\.odd "):
+        checkpoints.save(tmp_path / "c", {"model.odd": value}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    good, path = checkpoints.pack(model, optimizer), tmp_path / "c"
+    entry = "optimizer.weight:exp_avg"
+    for change, message in [
+        ({"model.weight": good["model.weight"].double()}, "does not fit the model: weight: .*float64, not .*float32"),
+        ({"model.bias": torch.full((2,), torch.nan)}, "holds weights that are not finite: bias"),
+        ({entry: None}, "does not fit the optimizer: weight:exp_avg is missing"),
+        ({entry: good[entry][None]}, "does not fit the optimizer: weight:exp_avg"),
+        ({entry: good[entry] * torch.inf}, "does not fit the optimizer: weight:exp_avg"),
+        ({"optimizer.other:exp_avg": good[entry]}, "does not fit the optimizer: other"),
+    ]:
+        bad = {name: value for name, value in {**good, **change}.items() if value is not None}
+        with pytest.raises(ValueError, match=f"/c {message}"):
+            checkpoints.unpack_model(bad, model, path)
+            checkpoints.unpack_optimizer(bad, model, optimizer, path)
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    checkpoints.write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/c'"):
+        checkpoints.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path):
+    for name in (".c.abcd_123", "c", ".c.lock", ".cc.abcd_123", "abcd_123"):
+        (tmp_path / name).touch()
+    checkpoints.remove_leftovers(tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == [".c.lock", ".cc.abcd_123", "abcd_123", "c"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ddeq_fast.locks import alone
+with alone(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_excludes_until_its_process_dies(tmp_path):
+    path = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(locks.InUse, match=f"^the box is in use by process {holder.pid} on "),
+            locks.alone(path, "the box"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    assert path.exists()
+    with locks.alone(path, "the box"), pytest.raises(locks.InUse), locks.alone(path, "the box"):
+        pass
+    assert not path.exists()
