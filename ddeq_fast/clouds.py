@@ -74,7 +74,7 @@ def normalise(points: Tensor, weights: Tensor | None = None) -> Tensor:
         TypeError, ValueError: wrong shape or dtype, NaN, an empty or fully padded cloud.
     """
     check_cloud("points", points)
-    present = check_weights("points", weights, None, points)[..., None] > 0
+    present = check_weights("weights", weights, None, points)[..., None] > 0
     count = present.sum(-2, keepdim=True)
     # Sums of half precision overflow; squares and sums of single precision do unless everything is of size one.
     scaled = points.to(torch.promote_types(points.dtype, torch.float32)).masked_fill(~present, 0)

@@ -237,7 +237,7 @@ class Completer(nn.Module):
             TypeError, ValueError: bad shape, dtype, device, NaN, an empty or fully padded cloud.
         """
         self._check(x)
-        present = check_weights("x", weights, None, x) > 0
+        present = check_weights("weights", weights, None, x) > 0
         missing, count = missing_points(present, self.growth), present.sum(1)[:, None, None]
         n = int(missing.max())
         if noise is None:
@@ -278,12 +278,12 @@ class Completer(nn.Module):
         self._check(x)
         seeds = self.sow(x, weights, noise) if seeds is None else _check_clouds("seeds", seeds)
         check_cloud("seeds", seeds.points, like=("x", x))
-        new = check_weights("seeds", seeds.weights, None, seeds.points)
+        new = check_weights("seeds.weights", seeds.weights, None, seeds.points)
         dtype = next(self.lift.parameters()).dtype
         if x.dtype != dtype:
             raise TypeError(f"x has dtype {x.dtype} but the network has {dtype}")
         seeds = PointClouds(torch.where(new[..., None] > 0, seeds.points, 0), new)
-        kept = packed(x, check_weights("x", weights, None, x))
+        kept = packed(x, check_weights("weights", weights, None, x))
         held, z0 = (self._lifted(*cloud) for cloud in (kept, seeds))
         equilibrium = self.ddeq(x, weights, z0=z0.points, z_weights=new, held=held)
         lowered = torch.where(seeds.mask[..., None], self.lift.inverse(equilibrium.particles), 0)

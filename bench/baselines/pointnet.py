@@ -26,7 +26,7 @@ def real(x: Tensor, weights: Tensor | None) -> Tensor:
 
     The baselines have no use for a weight but whether it is zero.
     """
-    return check_weights("x", weights, None, check_cloud("x", x)) > 0
+    return check_weights("weights", weights, None, check_cloud("x", x)) > 0
 
 
 def largest(features: Tensor, mask: Tensor) -> Tensor:

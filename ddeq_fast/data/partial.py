@@ -38,7 +38,7 @@ class _Removal:
         points = check_cloud("clouds", clouds.points)
         if points.dim() != 3:
             raise ValueError(f"clouds must have points (B, n, d), got {tuple(points.shape)}")
-        real = check_weights("clouds", clouds.weights, None, points) > 0
+        real = check_weights("clouds.weights", clouds.weights, None, points) > 0
         return self._observed(points, real, draw)
 
     def _observed(self, points: Tensor, real: Tensor, draw: torch.Generator) -> Tensor:

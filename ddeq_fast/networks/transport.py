@@ -131,7 +131,7 @@ class TransportMap(nn.Module):
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
         self.check_match("x", x)
-        padded, weights = weights is not None, check_weights("x", weights, None, x)
+        padded, weights = weights is not None, check_weights("weights", weights, None, x)
         if padded:
             x = without_padding(x, weights)
         present = self._present(weights)
@@ -190,7 +190,7 @@ class TransportMap(nn.Module):
             raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
         check_cloud("held", z)
         self.check_match("held", z)
-        check_weights("held", weights, None, z, some=False)
+        check_weights("held.weights", weights, None, z, some=False)
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)
         with self._precision(z):

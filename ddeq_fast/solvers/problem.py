@@ -56,7 +56,7 @@ class Pushforward:
             self.func.check_particles(z)
         self._check_context(z)
         if self.weights is not None:
-            check_weights("z", self.weights, None, z)
+            check_weights("weights", self.weights, None, z)
         if self.frozen is not None:
             self.frozen = check_mask("frozen", self.frozen, z)
 
@@ -262,7 +262,7 @@ class FixedTarget(Pushforward):
         target, weights = self.context
         check_cloud("target", target, like=("z0", z))
         if weights is not None:
-            check_weights("target", weights, None, target)
+            check_weights("target_weights", weights, None, target)
 
     @staticmethod
     def _constant(z, context, weights):

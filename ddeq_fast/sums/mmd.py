@@ -187,8 +187,8 @@ def _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend, least=torch
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
     ring = backends.sharded(backend)
-    a = check_weights("x", x_weights, x_mask, x, some=ring is None)
-    b = check_weights("y", y_weights, y_mask, y, some=ring is None)
+    a = check_weights("x_weights", x_weights, x_mask, x, some=ring is None)
+    b = check_weights("y_weights", y_weights, y_mask, y, some=ring is None)
     x, y = _without_padding(x, x_mask), _without_padding(y, y_mask)
     # In half precision the sum of many weights overflows, and a difference of measures loses its digits.
     dtype = torch.promote_types(x.dtype, least)

@@ -152,18 +152,21 @@ def check_weights(
 ) -> Tensor:
     """Nonnegative weights (n,) or (B, n) of a cloud: one a real point, zero for padding.
 
-    `weights` and `mask` (named `{name}_weights`, `{name}_mask` in messages) may both be given. Raises if a
-    weight is negative or, if `some`, a cloud has no mass left.
+    Boolean weights are a mask. `weights`, called `name`, and `mask`, called the same with "mask" for "weights", may
+    both be given. Raises if a weight is negative or, if `some`, a cloud has no mass left.
     """
-    result = check_charges(f"{name}_weights", weights, cloud)
+    mask_name = name.replace("weights", "mask")
+    if isinstance(weights, Tensor) and weights.dtype == torch.bool:
+        weights = check_mask(name, weights, cloud).to(cloud.dtype)
+    result = check_charges(name, weights, cloud)
     if weights is not None:
-        check_nonnegative(f"{name}_weights", result)
+        check_nonnegative(name, result)
         if values_readable(result) and not bool(result.sum(-1, dtype=torch.float64).isfinite().all()):
-            raise ValueError(f"{name}_weights must have a finite sum, got a maximum of {float(result.max()):g}")
+            raise ValueError(f"{name} must have a finite sum, got a maximum of {float(result.max()):g}")
     if mask is not None:
-        result = result * check_mask(f"{name}_mask", mask, cloud)
+        result = result * check_mask(mask_name, mask, cloud)
     if some and (weights is not None or mask is not None) and values_readable(result):
-        check_some_left(f"{name}_mask" if mask is not None else f"{name}_weights", (result > 0).any(-1))
+        check_some_left(mask_name if mask is not None else name, (result > 0).any(-1))
     return result
 
 
