@@ -17,6 +17,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "pytest-benchmark>=4.0",
         "hypothesis>=6.80",
+        "mypy>=1.10",
         "ruff>=0.4",
         "torchdeq>=0.1",
     ],
