@@ -14,7 +14,7 @@ from ddeq_fast.data.formats.arrays import read_array
 from ddeq_fast.data.formats.off import read_vertices
 from ddeq_fast.data.formats.ply import ply_bytes, read_ply
 from ddeq_fast.data.formats.text import read_text
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_cloud
 
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
