@@ -124,7 +124,7 @@ def test_leftovers_of_killed_writes_are_removed(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from ddeq_fast.locks import alone
+from ddeq_fast.utils.locks import alone
 with alone(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     sys.stdin.read()
