@@ -64,7 +64,7 @@ def _inputs(args):
     """(network, input clouds, start clouds)."""
     torch.manual_seed(0)
     options = {"dtype": getattr(torch, args.dtype), "device": args.device}
-    network = TransportMap(args.dim_z, 2, heads=args.heads).to(**options)
+    network = TransportMap(args.dim_z, 2, num_heads=args.heads).to(**options)
     x = torch.randn(args.batch, args.points, 2, **options)
     return network, x, torch.randn(args.batch, args.particles, args.dim_z, **options)
 

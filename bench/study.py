@@ -135,7 +135,7 @@ def trained(folder: Path, samples: int) -> Subject:
 def untrained(samples: int) -> Subject:
     """The size of the MNIST classifier with random weights, on random clouds."""
     torch.manual_seed(0)
-    transport = TransportMap(128, 2, heads=32)
+    transport = TransportMap(128, 2, num_heads=32)
     return Subject("random weights", transport, torch.randn(10, 128), torch.randn(samples, 100, 2), None)
 
 

@@ -116,8 +116,8 @@ class DDEQ(nn.Module):
         if held is None:
             problem = Pushforward(self.transport, context, z_weights, frozen)
         else:
-            context = self.transport.hold(context, *_check_clouds("held", held))
-            mass = context.held.weights
+            context = self.transport.anchored(context, *_check_clouds("held", held))
+            mass = context.anchors.weights
             mass = mass.sum(1, dtype=torch.promote_types(mass.dtype, torch.float32))
             problem = _Beside(mass, self.transport, context, z_weights, frozen)
         problem = problem.recorded(x)  # the context was made under this autocast

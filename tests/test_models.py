@@ -291,8 +291,8 @@ X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
         (X, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
         (X, {"z0": Z.to("meta")}, ValueError, "z0 is on meta but x is on cpu"),
         (X, {"held": Z}, TypeError, "held must be PointClouds, points and weights, got Tensor"),
-        (X, {"held": (Z[:1], None)}, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
-        (X, {"held": (Z, -Z[..., 0] - 1)}, ValueError, "held_weights must be nonnegative, got a minimum of -1"),
+        (X, {"held": (Z[:1], None)}, ValueError, "anchors.points must have shape (2, m, 8), got (1, 3, 8)"),
+        (X, {"held": (Z, -Z[..., 0] - 1)}, ValueError, "anchors.weights must be nonnegative, got a minimum of -1"),
     ],
 )
 def test_bad_input(x, options, error, message):

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from ddeq_fast.data.dataset import Dataset, Split
-from ddeq_fast.data.pixels import check_intensity, clouds, inked
+from ddeq_fast.data.pixels import check_options, clouds, inked
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_integer
 
 TEST_SIZE = 360
 _SPLIT_SEED = 0
@@ -36,10 +35,7 @@ def load_digits(
     """
     if root is not None:
         raise ValueError(f"root must be None for digits, which come with scikit-learn; got {str(root)!r}")
-    dim = check_intensity(intensity)
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
+    dim = check_options(intensity, max_points, seed)
     require("sklearn", "data")
     from sklearn.datasets import load_digits as raw
     from sklearn.model_selection import train_test_split

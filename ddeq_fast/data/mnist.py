@@ -11,8 +11,8 @@ from torch import Tensor
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.data.formats.reading import data_folder, find, read_bytes, read_lines
 from ddeq_fast.data.formats.table import parse_table
-from ddeq_fast.data.pixels import Pixels, check_intensity, clouds, inked
-from ddeq_fast.utils.validation import check_integer, check_number
+from ddeq_fast.data.pixels import Pixels, check_options, clouds, inked
+from ddeq_fast.utils.validation import check_number
 
 SIDE = 28
 _CENTRE, _SCALE = 13.5, 5.0
@@ -51,11 +51,8 @@ def load_mnist(
         FileNotFoundError: saying where files were looked for. ValueError: naming the file that is damaged and what is
         wrong with it, and its line in a CSV; a bad argument.
     """
-    dim = check_intensity(intensity)
+    dim = check_options(intensity, max_points, seed)
     check_number("threshold", threshold, high=1.0, closed=True)
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
     folder = data_folder("mnist", root, _EXPECTED)
     splits = []
     for stream, (pixels, labels) in enumerate(_read(folder, threshold)):

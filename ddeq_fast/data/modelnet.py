@@ -13,10 +13,10 @@ from ddeq_fast.data.cache import cached, fingerprint
 from ddeq_fast.data.dataset import Dataset, Split, generator
 from ddeq_fast.data.formats.off import read_mesh, read_vertices
 from ddeq_fast.data.formats.reading import data_folder, is_hidden
-from ddeq_fast.data.pixels import check_intensity
+from ddeq_fast.data.pixels import check_options
 from ddeq_fast.data.sampling import sample_surface, to_unit_ball, voxel_reduce
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_choice, check_integer
+from ddeq_fast.utils.validation import check_choice
 
 # Least and most points of a cloud. "m" is the range that the original code reduces to; "s" is half and "l" twice that.
 SIZES = {"s": (250, 400), "m": (500, 800), "l": (1000, 1600)}
@@ -55,12 +55,9 @@ def load_modelnet(
         FileNotFoundError: saying where files were looked for. ValueError: naming the file that is damaged, and the
         line; a bad argument. ImportError: safetensors or tqdm is missing.
     """
-    check_intensity(intensity)
+    check_options(intensity, max_points, seed)
     low, high = SIZES[check_choice("size", size, SIZES)]
     check_choice("source", source, ("vertices", "surface"))
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
     folder = data_folder("modelnet40", root, _EXPECTED)
     classes, paths = _paths(folder)
     options = (_FORMAT, size, source, seed if source == "surface" else None)

@@ -143,7 +143,7 @@ class Config:
         transport = TransportMap(
             self.dim_z,
             dim_x,
-            heads=self.heads,
+            num_heads=self.heads,
             dim_lift=(self.dim_lift, self.dim_lift, self.dim_z),
             dim_hidden=self.dim_hidden,
             dim_final=self.dim_hidden,

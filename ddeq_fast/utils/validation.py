@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,6 +69,15 @@ def check_choice(name: str, value, choices) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}; got {value!r}")
     return value
+
+
+def check_path(name: str, value) -> Path:
+    """`value`, a string or path, as a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    if "\0" in os.fspath(value) or not os.fspath(value):
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(value)
 
 
 def values_readable(tensor: Tensor) -> bool:

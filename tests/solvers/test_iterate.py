@@ -357,7 +357,7 @@ def test_warnings_are_quieted_for_one_thread(start):
             (Pushforward(small_transport()), Z0),
             {},
             ValueError,
-            "z0 must have points in dimension 8, got 3",
+            "start must have points in dimension 8, got 3",
         ),
     ],
 )

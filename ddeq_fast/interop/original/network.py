@@ -85,7 +85,7 @@ class DEQ(nn.Module):
         self.transport = TransportMap(
             d_z,
             d_x,
-            heads=num_heads,
+            num_heads=num_heads,
             dim_lift=(third, hidden_dim_equiv_1, hidden_dim_equiv_2),
             dim_hidden=dim_feedforward,
             dim_final=4 * d_encoder if ffn_hidden is None else ffn_hidden,
