@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from ddeq_fast.data.dataset import Dataset, Split
@@ -16,7 +14,7 @@ _CENTRE, _SCALE = 3.5, 2.0
 
 
 def load_digits(
-    root: str | Path | None = None, intensity: str = "coordinate", max_points: int | None = None, *, seed: int = 0
+    root: None = None, intensity: str = "coordinate", max_points: int | None = None, *, seed: int = 0
 ) -> Dataset:
     """Digits, 1,437 for training and 360 for testing: a fixed split with the same share of every digit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -105,13 +106,17 @@ class AttentionEncoder(nn.ModuleList):
         count = check_integer("layers", layers, low=0)
         super().__init__(AttentionLayer(dim, num_heads, dim_hidden, dropout) for _ in range(count))
 
+    @property
+    def _layers(self) -> list[AttentionLayer]:
+        return cast("list[AttentionLayer]", list(self))
+
     def keys_and_values(self, x: Tensor) -> tuple[KeysAndValues, ...]:
         """Keys and values of x (B, m, dim) for every layer."""
-        return tuple(layer.keys_and_values(x) for layer in self)
+        return tuple(layer.keys_and_values(x) for layer in self._layers)
 
     def draw(self, like: Tensor) -> list[Tensor | None]:
         """Dropout masks for every layer, see `FeedForward.draw`."""
-        return [layer.ffn.draw(like) for layer in self]
+        return [layer.ffn.draw(like) for layer in self._layers]
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel
+from ddeq_fast.interop.original import mmd_gf, riesz_kernel
 from problems import fails
 
 QUIET = {"beta": 0.0, "tol": 0.0, "kernel": riesz_kernel, "autodiff": True}

@@ -1,6 +1,5 @@
 """Checkpoints of the original code: every name has its counterpart, and strange ones are reported."""
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -109,6 +108,29 @@ def test_a_file_of_anything_but_weights_is_not_run(tmp_path):
             return (Path.touch, (tmp_path / "run",))
 
     torch.save({"deq_model.ln1.weight": Payload()}, tmp_path / "bad.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"^checkpoint .*bad\.pth is no file of weights alone: "):
         load_original(small_classifier(), tmp_path / "bad.pth")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"weights"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^checkpoint .*bad\.pth is no file of weights alone: "):
+        load_original(small_classifier(), tmp_path / "bad.pth")
+    with pytest.raises(FileNotFoundError, match=r"^checkpoint: there is no file .*none\.pth$"):
+        load_original(small_classifier(), tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "message"),
+    [
+        (None, {}, "model must be a Classifier or Completer, got NoneType"),
+        (torch.nn.Linear(1, 1), 3, "checkpoint must be a path, got int"),
+        (torch.nn.Linear(1, 1), {"weight": 3}, "checkpoint must hold tensors by name, got int under 'weight'"),
+        (torch.nn.Linear(1, 1), {3: torch.ones(1)}, "checkpoint must hold tensors by name, got Tensor under 3"),
+    ],
+)
+def test_what_is_no_model_or_checkpoint(model, checkpoint, message):
+    with fails(TypeError, message):
+        load_original(model, checkpoint)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddeq_fast.gradients.implicit import ImplicitFunction
-from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel
+from ddeq_fast.interop.original import mmd_gf, riesz_kernel
 from ddeq_fast.interop.torchdeq import register
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.sums.radial import Gaussian
