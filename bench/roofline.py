@@ -51,7 +51,7 @@ class Case:
     module: str = "low_d"
     d: int = 3
     n: int = 4096
-    kinds: tuple[str, ...] = ("riesz_1",)
+    codes: tuple[str, ...] = ("riesz_1",)
     potential: bool = True
     field: bool = True
     dtype: torch.dtype = torch.float32
@@ -63,7 +63,7 @@ class Case:
         def draw(*shape):
             return torch.randn(batch, self.n, *shape, dtype=self.dtype, device=device)
 
-        kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
+        kernel = self.codes, radial.parameters([(1.0, 1.0)] * len(self.codes))
         arguments = {
             "evaluate": lambda: (draw(self.d), draw(self.d), draw(), *kernel, self.potential, self.field),
             "energy": lambda: (draw(self.d), draw(), *kernel, self.field),
@@ -81,20 +81,20 @@ CASES = {
     "d=3, potential": Case(field=False),
     "d=3, field": Case(potential=False),
     "d=8": Case(d=8),
-    "d=3, gaussian": Case(kinds=("gaussian",)),
-    "d=3, mixture": Case(kinds=("riesz_1", "gaussian", "laplacian")),
+    "d=3, gaussian": Case(codes=("gaussian",)),
+    "d=3, mixture": Case(codes=("riesz_1", "gaussian", "laplacian")),
     "d=3, float64": Case(dtype=torch.float64),
     "d=8, float64": Case(d=8, dtype=torch.float64),
     "d=3, float16": Case(dtype=torch.float16),
     "d=3, tangent": Case("tangent"),
     "d=8, tangent": Case("tangent", d=8),
-    "d=3, tangent, mixture": Case("tangent", kinds=("riesz_1", "gaussian", "laplacian")),
+    "d=3, tangent, mixture": Case("tangent", codes=("riesz_1", "gaussian", "laplacian")),
     "d=4, tangent, float64": Case("tangent", d=4, dtype=torch.float64),
     "d=8, tangent, float64": Case("tangent", d=8, dtype=torch.float64),
     "high, d=16": Case(module="high_d", d=16),
     "high, d=128": Case(module="high_d", d=128),
     "high, d=128, potential": Case(module="high_d", d=128, field=False),
-    "high, d=128, mixture": Case(module="high_d", d=128, kinds=("riesz_1", "gaussian", "laplacian")),
+    "high, d=128, mixture": Case(module="high_d", d=128, codes=("riesz_1", "gaussian", "laplacian")),
     "high, d=1000": Case(module="high_d", d=1000),
     "high, d=128, tangent": Case("tangent", "high_d", d=128),
     "high, d=1000, tangent": Case("tangent", "high_d", d=1000),
