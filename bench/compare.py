@@ -30,7 +30,7 @@ from ddeq_fast import training
 from ddeq_fast.data import Dataset
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_choice
 
 # What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddeq_fast.training import read_config, read_metrics
 from ddeq_fast.training.config import Config
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 
 PAGE = "index.html"
 # Pictures that training leaves in the run's folder, in the order of the page, and what they show.

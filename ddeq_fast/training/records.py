@@ -12,7 +12,7 @@ from torch import Tensor
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.processes import Processes
 from ddeq_fast.training.run import BEST, CONFIG, LAST, LOCK, METRICS, is_empty, line
-from ddeq_fast.utils import checkpoints, locks
+from ddeq_fast.utils import checkpoints, files, locks
 
 
 def check_empty(folder: Path) -> None:
@@ -57,9 +57,9 @@ class Records:
             check_empty(self.folder)
             self._tidy()
             save()
-            checkpoints.write_atomically(self.folder / METRICS, b"")
+            files.write_atomically(self.folder / METRICS, b"")
             # Last: a run is there from now on.
-            checkpoints.write_atomically(self.folder / CONFIG, config.to_json().encode())
+            files.write_atomically(self.folder / CONFIG, config.to_json().encode())
 
         self._main(work)
 
@@ -69,12 +69,12 @@ class Records:
         def work():
             self._last = checkpoints.recorded_checksum(self.folder / LAST)
             self._tidy()
-            checkpoints.write_atomically(self.folder / METRICS, "".join(map(line, entries)).encode())
+            files.write_atomically(self.folder / METRICS, "".join(map(line, entries)).encode())
 
         self._main(work)
 
     def _tidy(self) -> None:
-        checkpoints.remove_leftovers(*(self.folder / name for name in (CONFIG, METRICS, LAST, BEST)))
+        files.remove_leftovers(*(self.folder / name for name in (CONFIG, METRICS, LAST, BEST)))
 
     def check_unchanged(self) -> None:
         """Raises ValueError if another job has written the last checkpoint since this one did, or read it."""

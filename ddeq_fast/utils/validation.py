@@ -190,6 +190,11 @@ def check_some_left(name: str, some: Tensor) -> None:
         raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
 
 
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
+    return check_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def check_device(name: str) -> torch.device:
     """The device of that name; raises ValueError if nothing can be put there."""
     try:

@@ -13,7 +13,7 @@ from ddeq_fast.commands import main as cli
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.training import BEST, CONFIG, LAST, METRICS, Trainer, load_model, read_metrics
 from ddeq_fast.training.run import LOCK
-from ddeq_fast.utils import checkpoints, locks
+from ddeq_fast.utils import checkpoints, files, locks
 
 
 class Killed(BaseException):
@@ -27,7 +27,7 @@ def weights(folder):
 def test_a_run_killed_at_any_write_goes_on_exactly(rings, small, tmp_path, monkeypatch):
     config = small(epochs=2, dropout=0.2)
     Trainer(config, tmp_path / "whole", rings).fit(progress=False)
-    write, fold = checkpoints.write_atomically, tmp_path / "run"
+    write, fold = files.write_atomically, tmp_path / "run"
     for kill in range(1, 9):
         shutil.rmtree(fold, ignore_errors=True)
         count = 0
@@ -40,13 +40,13 @@ def test_a_run_killed_at_any_write_goes_on_exactly(rings, small, tmp_path, monke
                 raise Killed
             write(path, content)
 
-        monkeypatch.setattr(checkpoints, "write_atomically", killed)
+        monkeypatch.setattr(files, "write_atomically", killed)
         try:
             Trainer(config, fold, rings).fit(progress=False)
             assert count < kill
         except Killed:
             pass
-        monkeypatch.setattr(checkpoints, "write_atomically", write)
+        monkeypatch.setattr(files, "write_atomically", write)
         if (fold / CONFIG).exists():
             Trainer.resume(fold, rings).fit(progress=False)
         else:
@@ -64,7 +64,7 @@ def test_a_full_disk_ends_training_with_the_file_named(rings, small, tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device", "there")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device: 'there'"):
-        patch.setattr(checkpoints, "write_atomically", full)
+        patch.setattr(files, "write_atomically", full)
         trainer.fit(progress=False)
     assert Trainer.resume(tmp_path / "run", rings).fit(progress=False)["split"] == "test"
 
