@@ -50,7 +50,7 @@ def shifted(z):
         ({"sigma": [2.0, 0.7]}, "gamma_sigma must have an entry for every bandwidth in sigma, 2, got 1"),
         ({"sigma": []}, "sigma must have an entry for every bandwidth in sigma, 0, got 0"),
         ({"min_sigma": [1.0, 1.0]}, "min_sigma must have an entry for every bandwidth in sigma, 1, got 2"),
-        ({"sigma": 0.0}, "sigma must lie in (0, inf), got 0.0"),
+        ({"sigma": 0.0}, "sigma must lie in (0, 1e+100), got 0.0"),
         ({"gamma_sigma": 1.5}, "gamma_sigma must lie in (0, 1], got 1.5"),
         ({"gamma_sigma": 0.9, "stop_type": "mmd"}, "gamma_sigma cannot be mapped: stop_type 'mmd' needs a constant"),
         ({"mask": True}, "mask cannot be mapped: func must map rows of zeros, and no others, to rows of zeros"),
