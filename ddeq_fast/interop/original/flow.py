@@ -128,7 +128,7 @@ def steps_listed(name: str, steps: Sequence[int], low: int) -> list[int]:
     Raises TypeError, ValueError naming the argument.
     """
     try:
-        return [check_integer(name, operator.index(step), low=low) for step in steps]
+        return [check_integer(name, operator.index(step), low=low, high=_MOST_STEPS) for step in steps]
     except TypeError:
         raise TypeError(f"{name} must be a list of integers, got {steps!r:.60}") from None
 
