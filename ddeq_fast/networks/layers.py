@@ -72,6 +72,9 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = check_number("dropout", dropout, high=1.0, closed=True)
 
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout:g}" if self.dropout else ""
+
     def draw(self, like: Tensor) -> Tensor | None:
         """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped.
 

@@ -73,6 +73,9 @@ class TransportMap(nn.Module):
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
             particles, residuals and weights keep their own. None for none of it.
+
+    Raises:
+        TypeError, ValueError: a size out of range, heads that do not divide dim_z.
     """
 
     def __init__(
@@ -178,7 +181,11 @@ class TransportMap(nn.Module):
         return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
 
     def prepare(self, context: Context) -> Context:
-        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut."""
+        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut.
+
+        The keys and values of X are arranged anew, without a graph. Where that does not pay, on GPUs, in compiled code
+        and in low precision, only the graph is cut, or nothing is done.
+        """
         if self._compiled_call_impl is not None:  # compiled code has its own attention
             return context
         sources = (part.source if isinstance(part, Prepared) else part for part in context.sources)
@@ -214,10 +221,12 @@ class TransportMap(nn.Module):
         return context._replace(anchors=Anchors(keys_and_values, charges))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
-        """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
+        """F(z, X), (B, n, dim_z). Nothing is checked: this is the inner loop of every solver.
 
-        `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
-        by the other particles. Inputs are not checked: this is the inner loop of every solver.
+        Args:
+            z: particles (B, n, dim_z).
+            context: of X, from `encode`.
+            weights: (B, n), zero for padding, ones if None; padding is neither attended to nor seen by the others.
         """
         present, anchors = self._present(weights), context.anchors
         if weights is not None and not self.attend_to_padding:

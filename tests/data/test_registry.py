@@ -35,6 +35,11 @@ def test_a_data_set_of_ones_own_is_loaded_by_name_with_its_options():
     torch.testing.assert_close(batch.clouds.points.norm(dim=2)[1], torch.full((7,), 2.0))
 
 
+def test_a_printed_data_set_tells_its_sizes():
+    printed = "<4 clouds of 7 to 7 points in dimension 2>"
+    assert f"name='rings', dim=2, classes=2, train={printed}" in repr(load_rings(number=4, max_points=7))
+
+
 @pytest.mark.parametrize(
     "name, loader, error, message",
     [
