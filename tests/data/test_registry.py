@@ -56,6 +56,24 @@ def test_what_cannot_be_registered(name, loader, error, message):
     assert data.names() == before
 
 
+@pytest.mark.parametrize("name", ["mnist", "modelnet40-s"])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"root": 3}, TypeError, "root must be a path, got int"),
+        ({"root": ""}, ValueError, "root must be a path, got ''"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": True}, TypeError, "seed must be an integer, got bool"),
+        ({"max_points": 0}, ValueError, "max_points must be at least 1, got 0"),
+        ({"max_points": 2.5}, TypeError, "max_points must be an integer, got float"),
+        ({"intensity": None}, ValueError, "intensity must be one of coordinate, none, weight; got None"),
+    ],
+)
+def test_options_that_all_loaders_take(name, options, error, message, tmp_path):
+    with pytest.raises(error, match=f"^{message}$"):
+        data.load(name, **{"root": tmp_path, **options})
+
+
 def test_bad_loads():
     data.register("nothing", lambda: None)
     data.register("rings", load_rings)
