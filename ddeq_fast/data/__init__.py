@@ -1,5 +1,8 @@
 """Data sets of labelled point clouds: digits, mnist, modelnet40-s, -m and -l; others are added by `register`.
 
+`load` gives a `Dataset` by name, with a training and a test `Split`, whose `order` and `batch` serve padded batches.
+Single clouds come from files by `load_points`, and go there by `write_points`.
+
 Every loader takes these keywords, all with defaults, and others of its own:
 
 * `root`: folder of the files (str or Path); None for mnist/ or modelnet40/ inside the folder that the environment
@@ -17,6 +20,7 @@ from typing import Any
 
 from ddeq_fast.data.dataset import Batch, Dataset, Split
 from ddeq_fast.data.digits import load_digits
+from ddeq_fast.data.files import load_points, write_points
 from ddeq_fast.data.mnist import load_mnist
 from ddeq_fast.data.modelnet import SIZES, load_modelnet
 from ddeq_fast.utils.validation import check_choice
@@ -66,4 +70,4 @@ register("mnist", load_mnist)
 for _size in SIZES:
     register(f"modelnet40-{_size}", functools.partial(load_modelnet, size=_size))
 
-__all__ = ["Batch", "Dataset", "Split", "load", "names", "register"]
+__all__ = ["Batch", "Dataset", "Split", "load", "load_points", "names", "register", "write_points"]

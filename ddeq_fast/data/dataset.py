@@ -65,7 +65,7 @@ def _all_finite(points: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     return bool(finite & (charges > 0).all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """N labelled clouds.
 
@@ -100,6 +100,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        sizes = [len(cloud) for cloud in self.points]
+        return f"<{len(self)} clouds of {min(sizes)} to {max(sizes)} points in dimension {self.points[0].shape[1]}>"
 
     def batch(self, indices: Tensor) -> Batch:
         """The clouds at these indices (B,), int64 from 0 to N - 1, padded together.
@@ -147,7 +151,7 @@ class Split:
         return tuple(batches[i] for i in torch.randperm(len(batches), generator=draw).tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test split of one classification task.
 

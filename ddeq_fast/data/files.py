@@ -19,8 +19,6 @@ from ddeq_fast.data.formats.text import read_text, text_bytes
 from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_cloud, check_path
 
-_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-
 
 class Format(NamedTuple):
     """How files of one ending are read and written.
@@ -72,7 +70,7 @@ def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
             MiB (unpack such a file by hand); a bad dtype.
     """
     path = check_path("path", path)
-    if dtype is not None and dtype not in _DTYPES:
+    if dtype is not None and dtype is not torch.float32 and dtype is not torch.float64:
         raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
     ending = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     if ending.lower() not in FORMATS:
@@ -108,9 +106,11 @@ def write_points(path: str | os.PathLike[str], points: Tensor) -> None:
         FileNotFoundError: there is no folder for it.
     """
     path = check_path("path", path)
-    points = check_cloud("points", points).detach().cpu()
-    if points.dim() != 2:
+    if check_cloud("points", points).dim() != 2:
         raise ValueError(f"points must have shape (n, d), got {tuple(points.shape)}")
+    if points.is_meta:
+        raise ValueError("points must have values, got a tensor on meta")
+    points = points.detach().cpu()
     rounded, wide = points.float().numpy(), points.double().numpy()
     if not np.isfinite(rounded).all():
         raise ValueError("points must be finite in float32")

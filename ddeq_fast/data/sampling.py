@@ -44,8 +44,8 @@ def voxel_reduce(points: Tensor, low: int, high: int) -> Tensor:
         TypeError, ValueError: bad shape, dtype or range, NaN.
     """
     _check(points)
-    check_integer("low", low)
-    check_integer("high", high, low=low)
+    check_integer("high", high)
+    check_integer("low", low, high=high)
     if len(points) <= high:
         return points
     extent = float((points.amax(0).double() - points.amin(0).double()).max()) or 1.0

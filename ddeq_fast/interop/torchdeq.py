@@ -12,7 +12,9 @@ from ddeq_fast.interop.original.flow import steps_listed
 from ddeq_fast.interop.original.network import one_solve
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_choice
+from ddeq_fast.utils.validation import check_choice, check_cloud
+
+__all__ = ["SOLVERS", "register"]
 
 SOLVERS = {"mmd": MMDFlow, "mmd_anderson": Anderson}
 
@@ -62,8 +64,12 @@ def solve(
     if not isinstance(x0, Tensor) or x0.dim() != 3:
         got = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"z_init must be one tensor of clouds (B, n, d), not several packed into one; got {got}")
+    if not callable(func):
+        raise TypeError(f"func must be callable, got {type(func).__name__}")
+    check_cloud("z_init", x0)
+    (max_steps,) = steps_listed("max_iter", [max_iter], low=1)
     steps = [] if indexing is None else steps_listed("indexing", indexing, low=0)
-    solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
+    solver = factory(max_steps=max_steps, tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
     problem.check(x0)
     kept: dict[int, Tensor] = {}

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.layers import PointwiseMLP
+from ddeq_fast.networks.layers import WIDEST, PointwiseMLP, check_match
 from ddeq_fast.utils.validation import check_integer
 
 
@@ -21,7 +21,7 @@ class AffineCoupling(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.dim_kept = check_integer("dim", dim, low=2) // 2
+        self.dim_kept = check_integer("dim", dim, low=2, high=WIDEST) // 2
         self.scale = PointwiseMLP(self.dim_kept, self.dim_kept, dim - self.dim_kept)
         self.shift = PointwiseMLP(self.dim_kept, self.dim_kept, dim - self.dim_kept)
 
@@ -56,7 +56,7 @@ class Lift(nn.Module):
         super().__init__()
         if not isinstance(dims, (tuple, list)):
             raise TypeError(f"dims must be a tuple of widths, got {dims!r}")
-        self.dims = tuple(check_integer("dims", width) for width in dims)
+        self.dims = tuple(check_integer("dims", width, high=WIDEST) for width in dims)
         if len(dims) < 2 or any(wide <= narrow for narrow, wide in pairwise(dims)) or dims[1] < 2:
             raise ValueError(f"dims must be two or more increasing widths, the second at least 2, got {tuple(dims)}")
         self.layers = nn.ModuleList(AffineCoupling(width) for width in self.dims[1:])
@@ -79,9 +79,9 @@ class Lift(nn.Module):
             y = layer.inverse(y, width)
         return y
 
-    @staticmethod
-    def _check(name: str, points: Tensor, dim: int) -> None:
+    def _check(self, name: str, points: Tensor, dim: int) -> None:
         if not isinstance(points, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
         if points.shape[-1:] != (dim,):
             raise ValueError(f"{name} must have points in dimension {dim}, got shape {tuple(points.shape)}")
+        check_match(name, points, next(self.parameters()))

@@ -14,6 +14,8 @@ from ddeq_fast.networks.layers import FeedForward, check_widths
 from ddeq_fast.networks.padding import zeroed
 from ddeq_fast.utils.validation import check_integer
 
+MOST_LAYERS = 1000
+
 
 class AttentionLayer(nn.Module):
     """ffn(norm(q + attention(q, keys, values))): (B, n, dim) -> (B, n, dim).
@@ -103,7 +105,7 @@ class AttentionEncoder(nn.ModuleList):
     """
 
     def __init__(self, layers: int, dim: int, num_heads: int, dim_hidden: int, dropout: float = 0.0):
-        count = check_integer("layers", layers, low=0)
+        count = check_integer("layers", layers, low=0, high=MOST_LAYERS)
         super().__init__(AttentionLayer(dim, num_heads, dim_hidden, dropout) for _ in range(count))
 
     @property

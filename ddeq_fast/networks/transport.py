@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ddeq_fast.networks.attention import KeysAndValues, Prepared, prepare
 from ddeq_fast.networks.bilinear import Bilinear
-from ddeq_fast.networks.encoders import AttentionEncoder
-from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
+from ddeq_fast.networks.encoders import MOST_LAYERS, AttentionEncoder
+from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_match, check_widths
 from ddeq_fast.networks.padding import attention_bias, log_weights, without_padding, zeroed
 from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
@@ -73,6 +73,9 @@ class TransportMap(nn.Module):
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
             particles, residuals and weights keep their own. None for none of it.
+
+    Raises:
+        TypeError, ValueError: a size out of range, heads that do not divide dim_z.
     """
 
     def __init__(
@@ -92,20 +95,19 @@ class TransportMap(nn.Module):
         network_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.dim_z, self.dim_x = check_integer("dim_z", dim_z), check_integer("dim_x", dim_x)
+        check_widths(dim_z=dim_z, dim_x=dim_x, dim_hidden=dim_hidden, dim_final=dim_final)
+        self.dim_z, self.dim_x = dim_z, dim_x
         self.num_heads = default_heads(dim_z) if num_heads is None else check_integer("num_heads", num_heads)
         if dim_z % self.num_heads:
             raise ValueError(f"num_heads must divide dim_z = {dim_z}, got {num_heads}")
-        for name, value in (("dim_hidden", dim_hidden), ("dim_final", dim_final)):
-            check_integer(name, value)
         for name, value in (("self_layers", self_layers), ("cross_layers", cross_layers), ("x_layers", x_layers)):
-            check_integer(name, value, low=0)
+            check_integer(name, value, low=0, high=MOST_LAYERS)
         check_number("dropout", dropout, high=1.0, closed=True)
         if not isinstance(dim_lift, (tuple, list)) or len(dim_lift) != 3:
             raise TypeError(f"dim_lift must be three widths, got {dim_lift!r}")
-        narrow, middle, widen = (check_integer("dim_lift", width) for width in dim_lift)
+        narrow, middle, widen = (check_integer("dim_lift", width, high=WIDEST) for width in dim_lift)
         self.attend_to_padding = check_flag("attend_to_padding", attend_to_padding)
-        if network_dtype not in (None, torch.bfloat16, torch.float16):
+        if not any(network_dtype is dtype for dtype in (None, torch.bfloat16, torch.float16)):
             raise ValueError(f"network_dtype must be torch.bfloat16, torch.float16 or None, got {network_dtype!r}")
         self.network_dtype = network_dtype
 
@@ -147,7 +149,7 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
-        self.check_match("x", x)
+        check_match("x", x, self.bilinear.bias)
         padded, weights = weights is not None or mask is not None, check_weights("weights", weights, mask, x)
         if padded:
             x = without_padding(x, weights)
@@ -172,22 +174,18 @@ class TransportMap(nn.Module):
         """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
             raise ValueError(f"start must have points in dimension {self.dim_z}, got {z.shape[-1]}")
-        self.check_match("start", z)
-
-    def check_match(self, name: str, points: Tensor) -> None:
-        """Raise TypeError or ValueError, naming the points, if their dtype or device is not the network's."""
-        parameter = self.bilinear.bias
-        if points.dtype != parameter.dtype:
-            raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
-        if points.device != parameter.device:
-            raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
+        check_match("start", z, self.bilinear.bias)
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """The context in which layers are evaluated."""
         return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
 
     def prepare(self, context: Context) -> Context:
-        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut."""
+        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut.
+
+        The keys and values of X are arranged anew, without a graph. Where that does not pay, on GPUs, in compiled code
+        and in low precision, only the graph is cut, or nothing is done.
+        """
         if self._compiled_call_impl is not None:  # compiled code has its own attention
             return context
         sources = (part.source if isinstance(part, Prepared) else part for part in context.sources)
@@ -206,12 +204,14 @@ class TransportMap(nn.Module):
         Raises:
             TypeError, ValueError: wrong shape, dtype or device, NaN, negative weights.
         """
+        if not isinstance(context, Context):
+            raise TypeError(f"context must be what encode returns, got {type(context).__name__}")
         batch = len(context.matrix)
         if isinstance(points, Tensor) and (points.dim() != 3 or points.shape[::2] != (batch, self.dim_z)):
             got = tuple(points.shape)
             raise ValueError(f"anchors.points must have shape ({batch}, m, {self.dim_z}), got {got}")
         check_cloud("anchors.points", points)
-        self.check_match("anchors.points", points)
+        check_match("anchors.points", points, self.bilinear.bias)
         charges = check_weights("anchors.weights", weights, None, points, some=False)
         if weights is not None and not self.attend_to_padding:
             points = without_padding(points, charges)
@@ -221,10 +221,12 @@ class TransportMap(nn.Module):
         return context._replace(anchors=Anchors(keys_and_values, charges))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
-        """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
+        """F(z, X), (B, n, dim_z). Nothing is checked: this is the inner loop of every solver.
 
-        `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
-        by the other particles. Inputs are not checked: this is the inner loop of every solver.
+        Args:
+            z: particles (B, n, dim_z).
+            context: of X, from `encode`.
+            weights: (B, n), zero for padding, ones if None; padding is neither attended to nor seen by the others.
         """
         present, anchors = self._present(weights), context.anchors
         if weights is not None and not self.attend_to_padding:

@@ -302,3 +302,19 @@ def test_whatever_is_damaged_is_read_or_refused_by_name(tmp_path, name):
             assert str(path) in str(error)
             refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.npy", ["a.npy"]])
+def test_what_is_no_path(path):
+    message = f"path must be a path, got {type(path).__name__}"
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        load_points(path)
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        write_points(path, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int64, [torch.float32]])
+def test_dtypes_that_are_not_read(dtype, tmp_path):
+    write_points(tmp_path / "a.npy", torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"^dtype must be torch\.float32, torch\.float64 or None, got "):
+        load_points(tmp_path / "a.npy", dtype)

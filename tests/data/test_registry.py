@@ -35,6 +35,11 @@ def test_a_data_set_of_ones_own_is_loaded_by_name_with_its_options():
     torch.testing.assert_close(batch.clouds.points.norm(dim=2)[1], torch.full((7,), 2.0))
 
 
+def test_a_printed_data_set_tells_its_sizes():
+    printed = "<4 clouds of 7 to 7 points in dimension 2>"
+    assert f"name='rings', dim=2, classes=2, train={printed}" in repr(load_rings(number=4, max_points=7))
+
+
 @pytest.mark.parametrize(
     "name, loader, error, message",
     [
@@ -49,6 +54,24 @@ def test_what_cannot_be_registered(name, loader, error, message):
     with pytest.raises(error, match=f"^{message}$"):
         data.register(name, loader)
     assert data.names() == before
+
+
+@pytest.mark.parametrize("name", ["mnist", "modelnet40-s"])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"root": 3}, TypeError, "root must be a path, got int"),
+        ({"root": ""}, ValueError, "root must be a path, got ''"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": True}, TypeError, "seed must be an integer, got bool"),
+        ({"max_points": 0}, ValueError, "max_points must be at least 1, got 0"),
+        ({"max_points": 2.5}, TypeError, "max_points must be an integer, got float"),
+        ({"intensity": None}, ValueError, "intensity must be one of coordinate, none, weight; got None"),
+    ],
+)
+def test_options_that_all_loaders_take(name, options, error, message, tmp_path):
+    with pytest.raises(error, match=f"^{message}$"):
+        data.load(name, **{"root": tmp_path, **options})
 
 
 def test_bad_loads():

@@ -315,6 +315,12 @@ def test_bad_anchors(points, weights, error, message):
         transport.anchored(transport.encode(X), points, weights)
 
 
+@pytest.mark.parametrize("context", [None, (1, 2), torch.ones(2)])
+def test_anchors_need_a_context(context):
+    with fails(TypeError, f"context must be what encode returns, got {type(context).__name__}"):
+        small_transport().anchored(context, ANCHORS.double())
+
+
 @pytest.mark.parametrize(
     ("x", "weights", "error", "message"),
     [
@@ -351,6 +357,15 @@ def test_bad_input(x, weights, error, message):
         ({"self_layers": -1}, ValueError, "self_layers must be at least 0, got -1"),
         ({"cross_layers": -1}, ValueError, "cross_layers must be at least 0, got -1"),
         ({"x_layers": True}, TypeError, "x_layers must be an integer, got bool"),
+        ({"dim_hidden": 10**30}, ValueError, f"dim_hidden must be at most 1048576, got {10**30}"),
+        ({"dim_lift": (4, 4, 10**7)}, ValueError, "dim_lift must be at most 1048576, got 10000000"),
+        ({"x_layers": 1001}, ValueError, "x_layers must be at most 1000, got 1001"),
+        ({"num_heads": 2.0}, TypeError, "num_heads must be an integer, got float"),
+        (
+            {"network_dtype": "float16"},
+            ValueError,
+            "network_dtype must be torch.bfloat16, torch.float16 or None, got 'float16'",
+        ),
         ({"attend_to_padding": "no"}, TypeError, "attend_to_padding must be True or False, got 'no'"),
         (
             {"network_dtype": torch.float64},

@@ -25,7 +25,7 @@ from ddeq_fast.utils.validation import (
     check_share,
 )
 
-_MOST_TIMESTAMPS = 1_000_000
+_MOST_STEPS, _MOST_TIMESTAMPS = 1_000_000_000, 1_000_000
 
 
 class _Bandwidths(NamedTuple):
@@ -57,7 +57,7 @@ def _bandwidths(**given: float | Sequence[float] | None) -> _Bandwidths:
             if name == "gamma_sigma":
                 check_share(name, value)
             else:
-                check_number(name, value, closed=name != "sigma")
+                check_number(name, value, high=1e100, closed=name != "sigma")
     return _Bandwidths(**lists)
 
 
@@ -101,7 +101,7 @@ def _decay(name: str, options: Mapping[str, Any] | None) -> tuple[float, int]:
 def _refuse(arguments: Mapping[str, Any], why: str) -> None:
     """Raise ValueError naming the first argument that is set to anything."""
     for name, value in arguments.items():
-        if isinstance(value, Tensor) or value:
+        if not isinstance(value, (type(None), bool, int, float, str, Mapping, Sequence)) or value:
             raise ValueError(f"{name} cannot be mapped: {why}, got {value!r}")
 
 
@@ -128,7 +128,7 @@ def steps_listed(name: str, steps: Sequence[int], low: int) -> list[int]:
     Raises TypeError, ValueError naming the argument.
     """
     try:
-        return [check_integer(name, operator.index(step), low=low) for step in steps]
+        return [check_integer(name, operator.index(step), low=low, high=_MOST_STEPS) for step in steps]
     except TypeError:
         raise TypeError(f"{name} must be a list of integers, got {steps!r:.60}") from None
 
@@ -149,7 +149,6 @@ def _problem(
             raise TypeError(f"grad_mask must be a torch.Tensor, got {type(grad_mask).__name__}")
         frozen = check_mask("grad_mask", (grad_mask[None] if unbatched else grad_mask).bool(), start)
     if target is not None:
-        check_cloud("target_tensor", target)
         target = target.detach()[None] if unbatched else target.detach()
         return FixedTarget(target, real_rows(target).to(target.dtype) if mask else None, weights, frozen)
 
@@ -257,7 +256,9 @@ def mmd_gf(
     if x0 is None or (func is None) == (target_tensor is None):
         raise ValueError("mmd_gf needs x0 and either func or target_tensor")
     check_cloud("x0", x0)
-    check_integer("max_iter", max_iter)
+    if target_tensor is not None:
+        check_cloud("target_tensor", target_tensor, like=("x0", x0))
+    check_integer("max_iter", max_iter, high=_MOST_STEPS)
     check_number("tol", tol, closed=True)
     check_integer("stop_frequency", stop_frequency)
     flags = {"mask": mask, "autodiff": autodiff, "rescale_losses": rescale_losses, "rescale_autodiff": rescale_autodiff}
@@ -269,6 +270,8 @@ def mmd_gf(
     check_choice("stop_type", stop_type, ("mmd", "grad"))
     if witness_fn is not gaussian_witness_function:
         raise ValueError(f"witness_fn cannot be mapped: it follows from the kernel, got {witness_fn!r}")
+    check_number("reg", reg, closed=True)
+    check_number("reg_p", reg_p)
     if not autodiff:
         _refuse({"reg": reg, "rescale_losses": rescale_losses}, "it needs autodiff=True")
     bandwidths = _bandwidths(

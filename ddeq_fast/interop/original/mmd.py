@@ -47,6 +47,10 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
         ) from None
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"y must have points in dimension {x.shape[-1]}, as x has, got {y.shape[-1]}")
+    if x.dtype != y.dtype:
+        raise TypeError(f"y has dtype {y.dtype} but x has {x.dtype}")
+    if x.device != y.device:
+        raise ValueError(f"y is on {y.device} but x is on {x.device}")
     return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
 
 
