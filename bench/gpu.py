@@ -45,6 +45,10 @@ class Session:
         """Seconds that the present part may still take."""
         return self.end - self.kept - time.monotonic()
 
+    def cannot(self, name: str, method: str, error: Exception) -> None:
+        """Note that a method cannot do something; only our own kernels must be able to."""
+        (self.failed if method == "triton" else self.skipped).append(f"{name}: {_told(error)}")
+
     def run(self, name: str, part: Callable[[Session], None]) -> None:
         """Run a part; what goes wrong in it is noted, and does not stop the others."""
         started = time.monotonic()
@@ -66,8 +70,11 @@ def graph(session: Session) -> None:
     """One MMD value with both gradients for the classifier's latent clouds, inside a CUDA graph."""
     case = next(case for case in CASES if case.op == "mmd")
     for method in ("triton", "dense"):
-        taken = graph_seconds(METHODS[method](case), case.inputs(session.device))
-        session.lines[f"MMD and both gradients, B=64, N=10, d=128, in a graph, {method}"] = report.duration(taken)
+        name = f"MMD and both gradients, B=64, N=10, d=128, in a graph, {method}"
+        try:
+            session.lines[name] = report.duration(graph_seconds(METHODS[method](case), case.inputs(session.device)))
+        except Exception as error:
+            session.cannot(name, method, error)
 
 
 def memory(session: Session) -> None:
@@ -92,7 +99,7 @@ def micro(session: Session) -> None:
 
 
 def _measure(session: Session, case: Case, method: str) -> None:
-    """A row for one case and method, or why there is none; only our own kernels must be able to run."""
+    """A row for one case and method, or why there is none."""
     name = f"{case.name} by {method}"
     try:
         run, error = prepare(case, method, session.device)
@@ -100,7 +107,7 @@ def _measure(session: Session, case: Case, method: str) -> None:
     except WrongResult as wrong:
         session.failed.append(str(wrong))
     except Exception as failure:  # out of memory, no compiler for KeOps...
-        (session.failed if method == "triton" else session.skipped).append(f"{name}: {_told(failure)}")
+        session.cannot(name, method, failure)
     else:
         row = {"case": case.name, "family": case.family, "n": case.n, "pairs": case.pairs, "method": method}
         session.rows.append(row | {"error": error, "peak_bytes": peak, "seconds": taken})
