@@ -127,7 +127,7 @@ class Subject(NamedTuple):
 def trained(folder: Path, samples: int) -> Subject:
     """The classifier of a run folder and the first clouds of its test split."""
     config = training.read_config(folder)
-    dataset = config.load()
+    dataset = training.load_data(config)
     model = training.load_model(folder, "last", dataset)
     batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
     return Subject(folder.name, model.ddeq.transport, model.ddeq.start, *batch.clouds)

@@ -134,7 +134,7 @@ def test_bad_clouds_are_refused(model, cloud):
 @pytest.fixture
 def bench(rings, monkeypatch, capsys):
     """bench(*arguments) -> (status, output): the command on rings, with models that are small."""
-    tiny = {"dim_z": 8, "particles": 3, "heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
+    tiny = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
     presets = {name: preset._replace(settings={**preset.settings, **tiny}) for name, preset in compare.PRESETS.items()}
     monkeypatch.setattr(compare, "PRESETS", presets)
     monkeypatch.setattr(Config, "load", lambda config: rings)
