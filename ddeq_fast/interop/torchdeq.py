@@ -66,7 +66,7 @@ def solve(
     indexing = [check_integer("indexing", int(step), low=0) for step in indexing or ()]
     solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
-    problem.check(x0)
+    problem = problem.checked(x0, "z_init")
     kept, trace = {}, []
 
     def watch(step, particles, residual):

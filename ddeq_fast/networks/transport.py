@@ -27,7 +27,7 @@ from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
 from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
 
-class Held(NamedTuple):
+class Anchors(NamedTuple):
     """Particles that stay where they are, as the others see them: keys and values for every self-attention layer, and
     weights (B, m)."""
 
@@ -42,7 +42,7 @@ class Context(NamedTuple):
     memories: tuple[Memory | Prepared, ...]
     bias: Tensor | None
     drops: dict[str, list[Tensor | None]]
-    held: Held | None = None
+    anchors: Anchors | None = None
 
 
 class TransportMap(nn.Module):
@@ -151,11 +151,11 @@ class TransportMap(nn.Module):
             memories = tuple(self.cross_encoder.memories(encoded))
             return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
 
-    def check_particles(self, z: Tensor) -> None:
-        """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
+    def check_particles(self, z: Tensor, name: str = "start") -> None:
+        """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
-            raise ValueError(f"z0 must have points in dimension {self.dim_z}, got {z.shape[-1]}")
-        self.check_match("z0", z)
+            raise ValueError(f"{name} must have points in dimension {self.dim_z}, got {z.shape[-1]}")
+        self.check_match(name, z)
 
     def check_match(self, name: str, points: Tensor) -> None:
         """Raise TypeError or ValueError, naming the points, if their dtype or device is not the network's."""
@@ -176,27 +176,28 @@ class TransportMap(nn.Module):
         memories = tuple(prepared(memory, context.bias) for memory in context.memories)
         return context._replace(memories=memories)
 
-    def hold(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:
+    def anchored(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:
         """The context of F for particles beside others, z (B, m, dim_z), that no layer moves.
 
         `weights` (B, m) are those of z, zero for padding, ones if None; a cloud may have none but padding. With one
         self-attention layer, F is what it would be for all particles together.
 
         Raises:
-            TypeError, ValueError: naming `held`: wrong shape, dtype or device, NaN, negative weights.
+            TypeError, ValueError: naming `anchors`: wrong shape, dtype or device, NaN, negative weights.
         """
         shape = (len(context.matrix), self.dim_z)
         if isinstance(z, Tensor) and (z.dim() != 3 or z.shape[::2] != shape):
-            raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
-        check_cloud("held", z)
-        self.check_match("held", z)
-        check_weights("held.weights", weights, None, z, some=False)
+            raise ValueError(f"anchors must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
+        check_cloud("anchors", z)
+        self.check_match("anchors", z)
+        if weights is not None:
+            weights = check_weights("anchors.weights", weights, None, z, some=False)
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)
         with self._precision(z):
             memories = tuple(self.self_encoder.memories(self._start(z, context, self._present(weights))))
         weights = z.new_ones(z.shape[:2]) if weights is None else weights
-        return context._replace(held=Held(memories, weights))
+        return context._replace(anchors=Anchors(memories, weights))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
         """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
@@ -204,13 +205,13 @@ class TransportMap(nn.Module):
         `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
         by the other particles. Inputs are not checked: this is the inner loop of every solver.
         """
-        present, held = self._present(weights), context.held
+        present, anchors = self._present(weights), context.anchors
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)
-        if held is not None:
-            weights = torch.cat((held.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
+        if anchors is not None:
+            weights = torch.cat((anchors.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
-        memories = None if held is None else held.memories
+        memories = None if anchors is None else anchors.memories
         with self._precision(z):
             mixed = self._start(z, context, present)
             mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, held=memories)

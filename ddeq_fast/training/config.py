@@ -158,5 +158,5 @@ class Config:
         phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
         parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}
         if self.task == "complete":
-            return Completer(transport, self.growth, image=True, **parts)
-        return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)
+            return Completer(transport, self.growth, return_image=True, **parts)
+        return Classifier(transport, classes, num_particles=self.particles, seed=self.seed, **parts)

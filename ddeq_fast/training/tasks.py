@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddeq_fast.clouds import PointClouds, packed, spread_normal
+from ddeq_fast.clouds import PointClouds, compact, spread_normal
 from ddeq_fast.data.dataset import Batch, generator
 from ddeq_fast.distances.chamfer import chamfer
 from ddeq_fast.distances.entropy import kde_entropy
@@ -125,7 +125,7 @@ class Completion(Task):
                 observed[i, :n] = removal(whole.points[i, :n], draw)
         else:
             observed = removal(whole, generator(seed, OBSERVED, step))
-        clouds = packed(whole.points, whole.weights * observed)
+        clouds = compact(whole.points, whole.weights * observed)
         missing = missing_points(clouds.weights, self.config.growth)
         noise = whole.points.new_zeros(len(missing), int(missing.max()), whole.points.shape[2])
         if self.config.seeds == "even":

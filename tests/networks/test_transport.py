@@ -282,8 +282,8 @@ def test_held_padding_as_far_as_numbers_go(cloud, far):
     transport = small_transport(dtype=torch.float32)
     z, context = cloud(2, 4, 8, dtype=torch.float32), transport.encode(cloud(2, 5, 2, dtype=torch.float32))
     held, weights = appended(cloud(2, 3, 8, dtype=torch.float32), far)
-    found = transport(z, transport.hold(context, held, weights))
-    assert torch.allclose(found, transport(z, transport.hold(context, held[:, :3])), atol=1e-6)
+    found = transport(z, transport.anchored(context, held, weights))
+    assert torch.allclose(found, transport(z, transport.anchored(context, held[:, :3])), atol=1e-6)
 
 
 HELD = torch.zeros(2, 3, 8)
@@ -292,22 +292,21 @@ HELD = torch.zeros(2, 3, 8)
 @pytest.mark.parametrize(
     ("held", "weights", "error", "message"),
     [
-        (HELD[0], None, ValueError, "held must have shape (2, m, 8), got (3, 8)"),
-        (HELD[:1], None, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
-        (HELD[..., :7], None, ValueError, "held must have shape (2, m, 8), got (2, 3, 7)"),
-        (HELD / 0, None, ValueError, "held must be finite, got 48 NaN or infinite values of 48"),
-        (HELD.double(), None, TypeError, "held has dtype torch.float64 but the network has torch.float32"),
-        (HELD.to("meta"), None, ValueError, "held is on meta but the network is on cpu"),
-        (HELD.numpy(), None, TypeError, "held must be a torch.Tensor, got ndarray"),
-        (HELD, torch.ones(2, 4), ValueError, "held_weights must have shape (2, 3), got (2, 4)"),
-        (HELD, -torch.ones(2, 3), ValueError, "held_weights must be nonnegative, got a minimum of -1"),
-        (HELD, torch.ones(2, 3) > 0, TypeError, "held_weights has dtype torch.bool but its cloud has torch.float32"),
+        (HELD[0], None, ValueError, "anchors must have shape (2, m, 8), got (3, 8)"),
+        (HELD[:1], None, ValueError, "anchors must have shape (2, m, 8), got (1, 3, 8)"),
+        (HELD[..., :7], None, ValueError, "anchors must have shape (2, m, 8), got (2, 3, 7)"),
+        (HELD / 0, None, ValueError, "anchors must be finite, got 48 NaN or infinite values of 48"),
+        (HELD.double(), None, TypeError, "anchors has dtype torch.float64 but the network has torch.float32"),
+        (HELD.to("meta"), None, ValueError, "anchors is on meta but the network is on cpu"),
+        (HELD.numpy(), None, TypeError, "anchors must be a torch.Tensor, got ndarray"),
+        (HELD, torch.ones(2, 4), ValueError, "anchors.weights must have shape (2, 3), got (2, 4)"),
+        (HELD, -torch.ones(2, 3), ValueError, "anchors.weights must be nonnegative, got a minimum of -1"),
     ],
 )
 def test_bad_particles_to_hold(held, weights, error, message):
     transport = small_transport(dtype=torch.float32)
     with fails(error, message):
-        transport.hold(transport.encode(X), held, weights)
+        transport.anchored(transport.encode(X), held, weights)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +320,9 @@ def test_bad_particles_to_hold(held, weights, error, message):
         (X.double(), None, TypeError, "x has dtype torch.float64 but the network has torch.float32"),
         (X.to("meta"), None, ValueError, "x is on meta but the network is on cpu"),
         (X / 0, None, ValueError, "x must be finite, got 16 NaN or infinite values of 16"),
-        (X, torch.zeros(2, 4), ValueError, "x_weights leaves no point in cloud 0, 1 of the batch"),
-        (X, -torch.ones(2, 4), ValueError, "x_weights must be nonnegative, got a minimum of -1"),
-        (X, torch.ones(2, 3), ValueError, "x_weights must have shape (2, 4), got (2, 3)"),
+        (X, torch.zeros(2, 4), ValueError, "weights leaves no point in cloud 0, 1 of the batch"),
+        (X, -torch.ones(2, 4), ValueError, "weights must be nonnegative, got a minimum of -1"),
+        (X, torch.ones(2, 3), ValueError, "weights must have shape (2, 4), got (2, 3)"),
     ],
 )
 def test_bad_input(x, weights, error, message):
