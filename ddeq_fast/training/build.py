@@ -33,7 +33,7 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
     transport = TransportMap(
         config.dim_z,
         dim_x,
-        heads=config.num_heads,
+        num_heads=config.num_heads,
         dim_lift=(config.dim_lift, config.dim_lift, config.dim_z),
         dim_hidden=config.dim_hidden,
         dim_final=config.dim_hidden,
@@ -44,10 +44,8 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
     phantom = {"steps": config.phantom_steps} if config.backward == "phantom" else {}
     parts: dict[str, Any] = {"solver": make_solver(config), "backward": gradients.make(config.backward, **phantom)}
     if config.task == "complete":
-        return Completer(transport, config.growth, image=True, **parts)
-    return Classifier(
-        transport=transport, num_classes=num_classes, num_particles=config.particles, seed=config.seed, **parts
-    )
+        return Completer(transport, config.growth, return_image=True, **parts)
+    return Classifier(transport, num_classes, num_particles=config.particles, seed=config.seed, **parts)
 
 
 def make_solver(config: Config) -> solvers.Solver:

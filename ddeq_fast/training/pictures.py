@@ -149,22 +149,22 @@ def completion(model: Completer, inputs: Partial, path: Path) -> None:
 def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 5) -> None:
     """New points on their way from random places to a completed cloud, lowered to the plane, a row a cloud; a PNG."""
     model = model.eval().cpu()
-    seeds = model.sow(*inputs.clouds, inputs.noise)
+    start = model.draw_start(*inputs.clouds, inputs.noise)
     with quiet():
-        output = model(*inputs.clouds, seeds=seeds)
+        output = model(*inputs.clouds, start=start)
     visited = []
-    z0 = torch.where(seeds.mask[..., None], model.lift(seeds.points), 0)
+    particles = torch.where(start.mask[..., None], model.lift(start.points), 0)
     model.ddeq.solver.solve(
-        output.equilibrium.problem, z0, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
+        output.equilibrium.problem, particles, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
     )
     first = torch.linspace(0, len(visited) - 1, shown).round().int().tolist()
     panels = [(f"step {visited[k][0]}", visited[k][1]) for k in sorted(set(first))]
     panels.append(("completed", model.lift.inverse(output.equilibrium.particles)))
-    figure, axes = drawing.figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
+    figure, axes = drawing.figure(len(particles), len(panels), 2 * len(panels), 2 * len(particles))
     for i, row in enumerate(axes):
         for axis, (title, points) in zip(row, panels, strict=True):
             _draw_points(axis, inputs.clouds, i, _GREY)
-            _draw_points(axis, PointClouds(points, seeds.weights), i, _ORANGE)
+            _draw_points(axis, PointClouds(points, start.weights), i, _ORANGE)
             if i == 0:
                 axis.set_title(title, fontsize="medium")
         _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddeq_fast.clouds import PointClouds, packed, spread_normal
+from ddeq_fast.clouds import PointClouds, compact, spread_normal
 from ddeq_fast.data.dataset import Batch, generator
 from ddeq_fast.distances.chamfer import chamfer
 from ddeq_fast.distances.entropy import kde_entropy
@@ -120,7 +120,7 @@ class CompletionTask(Task):
             observed = torch.zeros_like(whole.mask)
             for i, (draw, n) in enumerate(zip(draws, whole.mask.sum(1).tolist(), strict=True)):
                 observed[i, :n] = removal(whole.points[i, :n], draw)
-        return packed(whole.points, whole.weights * observed)
+        return compact(whole.points, whole.weights * observed)
 
     def _noise(self, like: Tensor, missing: Tensor, step: int | None, draws: list[torch.Generator]) -> Tensor:
         """Where `missing` (B,) new points of each cloud start, (B, n, d), standard normal; drawn as in `_observed`."""
