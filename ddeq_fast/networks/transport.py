@@ -170,11 +170,11 @@ class TransportMap(nn.Module):
             sources = self.cross_encoder.keys_and_values(encoded)
             return Context(self.bilinear.encode(lifted, weights), sources, bias, drops)
 
-    def check_particles(self, z: Tensor) -> None:
-        """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
+    def check_particles(self, z: Tensor, name: str = "start") -> None:
+        """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
-            raise ValueError(f"start must have points in dimension {self.dim_z}, got {z.shape[-1]}")
-        check_match("start", z, self.bilinear.bias)
+            raise ValueError(f"{name} must have points in dimension {self.dim_z}, got {z.shape[-1]}")
+        check_match(name, z, self.bilinear.bias)
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """The context in which layers are evaluated."""
