@@ -95,7 +95,7 @@ def _of_size_one(points: Tensor) -> tuple[Tensor, Tensor]:
     return points / power, power
 
 
-def packed(points: Tensor, weights: Tensor) -> PointClouds:
+def compact(points: Tensor, weights: Tensor) -> PointClouds:
     """Clouds (B, n, d) with weights (B, n), padding at the end, zero, and no more of it than the longest needs.
 
     Raises TypeError, ValueError: bad shape or dtype, NaN, negative weights.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddeq_fast.clouds import PointClouds, normalise, packed, pad, spread_normal
+from ddeq_fast.clouds import PointClouds, compact, normalise, pad, spread_normal
 from references import golden
 
 GOLDEN = golden("misc")
@@ -77,7 +77,7 @@ def test_bad_clouds(clouds, weights, error, message):
 
 
 def test_a_cloud_of_padding_alone_cannot_be_normalised():
-    with pytest.raises(ValueError, match=r"^points_weights leaves no point in cloud 1 of the batch"):
+    with pytest.raises(ValueError, match=r"^weights leaves no point in cloud 1 of the batch"):
         normalise(*PointClouds(torch.zeros(2, 3, 2), torch.tensor([[1.0, 1, 1], [0, 0, 0]])))
 
 
@@ -109,16 +109,16 @@ def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match=r"^weights\[1\] must be nonnegative, got a minimum of -1$"):
         pad([torch.zeros(1, 2)] * 2, [torch.ones(1), -torch.ones(1)])
     with pytest.raises(ValueError, match=r"^weights must be nonnegative"):
-        packed(torch.zeros(1, 2, 2), torch.tensor([[1.0, -1]]))
+        compact(torch.zeros(1, 2, 2), torch.tensor([[1.0, -1]]))
     with pytest.raises(ValueError, match=r"^weights must have shape \(1, 2\), got \(1, 3\)$"):
-        packed(torch.zeros(1, 2, 2), torch.ones(1, 3))
+        compact(torch.zeros(1, 2, 2), torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"^points must have shape \(B, n, d\), got \(2, 2\)$"):
-        packed(torch.zeros(2, 2), torch.ones(2))
+        compact(torch.zeros(2, 2), torch.ones(2))
 
 
 def test_packed_moves_padding_to_the_end():
     points = torch.arange(8.0).view(1, 4, 2)
-    result = packed(points, torch.tensor([[0.0, 2, 0, 3]]))
+    result = compact(points, torch.tensor([[0.0, 2, 0, 3]]))
     assert result.points.tolist() == [[[2, 3], [6, 7]]] and result.weights.tolist() == [[2, 3]]
 
 

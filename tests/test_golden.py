@@ -83,7 +83,7 @@ def classifier(request):
         16, golden["x"].shape[-1], num_heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2
     )
     steps, lr = int(golden["flow_steps"]), float(golden["flow_lr"])
-    model = Classifier(golden["logits"].shape[-1], transport, solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))
+    model = Classifier(transport, golden["logits"].shape[-1], solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))
     state_dict = from_original(state_dict)
     missing, unexpected = model.load_state_dict(state_dict, strict=False)
     assert (missing, unexpected) == (["ddeq.start"], [])  # the reference draws its start anew in every call
@@ -105,7 +105,7 @@ def test_classifier_transport(classifier):
 def test_classifier_equilibrium_and_logits(classifier):
     golden, model, x, z0 = classifier
     with torch.no_grad():
-        logits, equilibrium = model(x, z0=z0)
+        logits, equilibrium = model(x, start=z0)
     assert_close(equilibrium.particles, golden["z_star"])
     assert_close(logits, golden["logits"])
     assert (equilibrium.info.evaluations - 1 == int(golden["flow_steps"])).all()
@@ -115,7 +115,7 @@ def test_classifier_loss_and_gradients(classifier):
     """In evaluation mode the reference tracks no evaluation of F: it has gradients in the head alone."""
     golden, model, x, z0 = classifier
     with torch.no_grad():
-        particles = model.ddeq(x, z0=z0).particles
+        particles = model.ddeq(x, start=z0).particles
     loss = torch.nn.functional.cross_entropy(model.head(particles.amax(1)), torch.from_numpy(golden["labels"]))
     assert_close(loss, golden["loss"])
     expected = {"weight": "grad/classifier.linear.weight", "bias": "grad/classifier.linear.bias"}

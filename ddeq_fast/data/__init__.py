@@ -14,8 +14,8 @@ Every loader takes these keywords, all with defaults, and others of its own:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ddeq_fast.data.dataset import Batch, Dataset, Split
@@ -68,6 +68,6 @@ def load(name: str, **options: Any) -> Dataset:
 register("digits", load_digits)
 register("mnist", load_mnist)
 for _size in SIZES:
-    register(f"modelnet40-{_size}", partial(load_modelnet, size=_size))
+    register(f"modelnet40-{_size}", functools.partial(load_modelnet, size=_size))
 
 __all__ = ["Batch", "Dataset", "Split", "load", "load_points", "names", "register", "write_points"]

@@ -16,7 +16,7 @@ from ddeq_fast.data.formats.off import read_vertices
 from ddeq_fast.data.formats.ply import ply_bytes, read_ply
 from ddeq_fast.data.formats.precision import keeps
 from ddeq_fast.data.formats.text import read_text, text_bytes
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_cloud, check_path
 
 

@@ -5,7 +5,7 @@ the partial cloud and the whole one:
 
     removal = Clusters(count=2, radius=0.6)
     observed = removal(clouds, generator(seed, step))  # (B, n)
-    partial = packed(clouds.points, clouds.weights * observed)
+    partial = compact(clouds.points, clouds.weights * observed)
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddeq_fast.gradients.bilevel import Bilevel
-from ddeq_fast.gradients.implicit import Backward, ImplicitFunction, Phantom
+from ddeq_fast.gradients.implicit import Backward, BackwardInfo, ImplicitFunction, Phantom
 from ddeq_fast.utils.validation import check_choice
 
 BACKWARDS = {"phantom": Phantom, "ift": ImplicitFunction, "bilevel": Bilevel}
@@ -20,4 +20,4 @@ def make(backward: str | Backward, **options) -> Backward:
     return backward
 
 
-__all__ = ["BACKWARDS", "Backward", "Bilevel", "ImplicitFunction", "Phantom", "make"]
+__all__ = ["BACKWARDS", "Backward", "BackwardInfo", "Bilevel", "ImplicitFunction", "Phantom", "make"]

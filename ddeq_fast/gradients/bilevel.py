@@ -65,7 +65,7 @@ class Bilevel(Backward):
 
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
-        image, info = problem.held_image(z), BackwardInfo()
+        image, info = problem.constrained_image(z), BackwardInfo()
 
         def solve(gradient: Tensor) -> Tensor:
             hessian = _Hessian(self, problem, z, info)

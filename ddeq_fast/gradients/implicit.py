@@ -130,7 +130,7 @@ class Phantom(Backward):
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
         for _ in range(self.steps):
-            z = torch.lerp(z, problem.held_image(z), self.damping)
+            z = torch.lerp(z, problem.constrained_image(z), self.damping)
         return z, BackwardInfo(self.steps)
 
 
@@ -156,7 +156,7 @@ class ImplicitFunction(Backward):
 
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
-        image, info = problem.held_image(z), BackwardInfo()
+        image, info = problem.constrained_image(z), BackwardInfo()
 
         def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.
@@ -261,7 +261,7 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     check_number("step", step)
     if not isinstance(problem, Pushforward):
         raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
-    problem.check(z)
+    problem = problem.checked(z, "z")
     if direction is not None:
         check_cloud("direction", direction, like=("z", z))
         if direction.shape != z.shape:

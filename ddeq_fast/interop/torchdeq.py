@@ -71,7 +71,7 @@ def solve(
     steps = [] if indexing is None else steps_listed("indexing", indexing, low=0)
     solver = factory(max_steps=max_steps, tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
-    problem.check(x0)
+    problem = problem.checked(x0, "z_init")
     kept: dict[int, Tensor] = {}
     residuals: list[Tensor] = []
 

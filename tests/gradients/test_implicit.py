@@ -332,7 +332,7 @@ def test_jacobian_norm_needs_a_step(contraction):
         jacobian_norm(Pushforward(func, (x,)), z, step=0.0)
     with fails(TypeError, "problem must be a Pushforward, got Contraction"):
         jacobian_norm(func, z)
-    with fails(ValueError, "z0 must be finite, got 24 NaN or infinite values of 24"):
+    with fails(ValueError, "z must be finite, got 24 NaN or infinite values of 24"):
         jacobian_norm(Pushforward(func, (x,)), z / 0)
     with fails(ValueError, "direction must have shape (2, 4, 3), got (2, 3, 3)"):
         jacobian_norm(Pushforward(func, (x,)), z, direction=z[:, :3])

@@ -21,7 +21,7 @@ def original():
 
 def test_names_and_shapes_are_those_of_the_classifier(original):
     transport = TransportMap(16, 2, num_heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2)
-    expected = {name: p.shape for name, p in Classifier(10, transport).named_parameters()}
+    expected = {name: p.shape for name, p in Classifier(transport, 10).named_parameters()}
     assert {name: value.shape for name, value in from_original(original).items()} == expected
 
 
@@ -52,7 +52,7 @@ def test_a_name_that_only_begins_alike_does_not_fit():
 
 def small_classifier(classes=10, **options):
     sizes = {"num_heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2, **options}
-    return Classifier(classes, TransportMap(16, 2, **sizes))
+    return Classifier(TransportMap(16, 2, **sizes), classes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

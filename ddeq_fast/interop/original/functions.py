@@ -287,7 +287,7 @@ def mmd_gf(
     unbatched = x0.dim() == 2
     start = x0.detach()[None] if unbatched else x0.detach()
     problem = _problem(func, target_tensor, start, mask, grad_mask, unbatched)
-    problem.check(start)
+    problem = problem.checked(start, "x0")
     batch, n = start.shape[:2]
     counts = [float(n)] * batch if problem.weights is None else problem.weights.sum(1).tolist()
     # Gradients here are those of the witness function: n times those of the objective.
