@@ -106,7 +106,7 @@ class Config:
         check_choice("batching", self.batching, ("shuffled", "by-length"))
         check_choice("schedule", self.schedule, ("cosine", "step"))
         check_choice("solver", self.solver, solvers.names())
-        check_choice("backward", self.backward, backwards.BACKWARDS)
+        check_choice("backward", self.backward, backwards.names())
         if self.dim_z % self.heads:
             raise ValueError(f"heads must divide dim_z = {self.dim_z}, got {self.heads}")
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddeq_fast.interop.original.flow import FirstKernelFlow
 from ddeq_fast.interop.original.network import one_solve
-from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
+from ddeq_fast.solvers import SGD, Adam, FixedTarget, Pushforward
 from ddeq_fast.sums import mmd
 from ddeq_fast.sums.radial import Gaussian, RadialKernel, Riesz
 from ddeq_fast.utils.validation import (
@@ -328,8 +329,8 @@ def mmd_gf(
     rule, lr = _optimizer(optimizer, optim_kwargs, size)
     # Stop values here: MMD, or a sample's root mean square gradient.
     power, unit = (2.0, 1.0) if stop_type == "mmd" else (1.0, size * batch**0.5 if stop_mode == "abs" else 1.0)
-    solver = MMDFlow(
-        kernels,
+    solver = FirstKernelFlow(
+        kernel=kernels,
         lr=lr,
         max_steps=max_iter,
         tol=(tol / unit) ** (1 / power),
@@ -342,7 +343,6 @@ def mmd_gf(
         anneal=(bandwidths.gamma_sigma[0], bandwidths.at(max_iter - 1)[0]) if annealed else None,
         noise=(bandwidths.beta[0], bandwidths.gamma_beta[0]),
         rescale=rescale_losses,
-        first_kernel_only=True,
         regulariser=(reg * _same("reg", counts) / n, reg_p) if reg else None,
     )
 
