@@ -95,11 +95,14 @@ class MMDFlow(IterativeSolver):
             raise ValueError(f"anneal needs a kernel with a bandwidth, got {self.kernel!r}")
 
     def _check_kernel(self) -> None:
-        several = isinstance(self.kernel, Sequence) and not isinstance(self.kernel, str)
-        if several and not self.kernel:
+        given = self.kernel
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            self.kernel = check_kernel(given)
+            self.kernels: tuple[RadialKernel, ...] = (self.kernel,)
+            return
+        if not given:
             raise ValueError("kernel must name at least one kernel, got an empty sequence")
-        self.kernels = tuple(check_kernel(kernel) for kernel in (self.kernel if several else (self.kernel,)))
-        self.kernel = self.kernels if several else self.kernels[0]
+        self.kernel = self.kernels = tuple(map(check_kernel, given))
 
     @property
     def rounding_kernel(self) -> RadialKernel | None:
