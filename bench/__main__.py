@@ -11,23 +11,24 @@ COMMANDS = ("layer", "study", "micro", "large", "calibrate", "roofline", "tune",
 
 
 def _summary(name: str) -> str:
-    """First line of a command's docstring, read without importing it."""
+    """First line of a command's docstring, read without importing it: a list of commands should not load torch."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: python -m bench COMMAND [options]\n\ncommands:")
+        print("usage: python -m bench COMMAND [options]\n\nBenchmarks, run from a checkout. Commands:\n")
         for name in COMMANDS:
             print(f"  {name:10s} {_summary(name)}")
+        print("\n`python -m bench COMMAND --help` tells more of one.")
         return 0
     if argv[0] not in COMMANDS:
         print(f"bench: error: COMMAND must be one of {', '.join(COMMANDS)}; got {argv[0]!r}", file=sys.stderr)
         return 2
     try:
         return importlib.import_module(f"bench.{argv[0]}").main(argv[1:]) or 0
-    except OSError as error:  # a folder or file that is not there
+    except (OSError, ImportError) as error:  # a file or a package that is not there
         print(f"bench {argv[0]}: error: {error}", file=sys.stderr)
         return 2
 

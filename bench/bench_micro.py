@@ -3,7 +3,7 @@
 import pytest
 
 from bench.cases import CASES, METHODS, refusal
-from bench.measure import Wrong, peak_memory, prepare
+from bench.measure import WrongResult, peak_memory, prepare, synchronise
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -15,8 +15,13 @@ def test_case(benchmark, case, method, bench_device):
         pytest.skip(reason)
     try:
         run, error = prepare(case, method, bench_device)
-    except Wrong as wrong:
+    except WrongResult as wrong:
         pytest.fail(str(wrong), pytrace=False)
     benchmark.extra_info |= {"case": case.name, "family": case.family, "n": case.n, "pairs": case.pairs}
     benchmark.extra_info |= {"method": method, "error": error, "peak_bytes": peak_memory(run, bench_device)}
-    benchmark(run)
+
+    def finished():
+        run()
+        synchronise(bench_device)
+
+    benchmark(finished)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
 import torch
 import torch._inductor.config
 
-from bench import machine
+from bench import machine, options
 from bench.measure import seconds
+from bench.report import write_json
 from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz, potential_and_field
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
@@ -23,15 +25,17 @@ DIMENSIONS = {
     "compiled": (1, 2, 3, 4, 8),
     "keops": (2, 3, 8, 16, 64),
 }
+ENERGY_DISTANCE = Riesz(1.0)
 KERNELS = (Riesz(1.5), Gaussian(1.0), Laplacian(1.0), InverseMultiquadric(1.0))
 # Memory beyond inputs and results in bytes, for each point and for each of its coordinates: what the code allocates.
 MEMORY = {"compiled": (8, 12), "keops": (4, 8), "sliced": (96, 8)}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench calibrate", description=__doc__)
-    parser.add_argument("--out", type=Path, default=costs.PATH, help="file to write (default: the package's own)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser = options.parser("calibrate", __doc__)
+    text = "file to write (default: the package's own)"
+    parser.add_argument("--out", type=Path, metavar="FILE", default=costs.PATH, help=text)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
     return parser
 
 
@@ -41,7 +45,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(args.threads)
     entries = {}
     for name, n in SIZES.items():
-        reason = backends.get(name).unsupported(*_probe(3), Riesz(1.0))
+        reason = backends.get(name).unsupported(*_probe(3), ENERGY_DISTANCE)
         if reason is None:
             entries[name] = _pairs(name, n)
         else:
@@ -51,9 +55,13 @@ def main(argv: list[str]) -> int:
         if name in entries:
             entries[name] |= {"point_bytes": point, "number_bytes": number}
     content = {"machine": machine.describe(), "threads": args.threads, "backends": entries}
-    args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(args.out, content)
     print(f"wrote {args.out.name}")
     return 0
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _probe(d: int):
@@ -61,7 +69,9 @@ def _probe(d: int):
     return x, x
 
 
-def _time(name: str, n: int, d: int, kernel: RadialKernel = Riesz(1.0), dtype=torch.float32) -> float:  # noqa: B008
+def _time(
+    name: str, n: int, d: int, kernel: RadialKernel = ENERGY_DISTANCE, dtype: torch.dtype = torch.float32
+) -> float:
     """Time of one call on n points against themselves: the least of several medians."""
     generator = torch.Generator().manual_seed(0)
     x, v = torch.randn(n, d, generator=generator).to(dtype), torch.randn(n, generator=generator).to(dtype)
@@ -78,8 +88,7 @@ def _first(name: str) -> float:
     with torch._inductor.config.patch(force_disable_caches=True):
         started = time.perf_counter()
         potential_and_field(x, x, backend=name)
-        taken = time.perf_counter() - started
-    return taken
+        return time.perf_counter() - started
 
 
 def _pairs(name: str, n: int) -> dict:
@@ -91,9 +100,9 @@ def _pairs(name: str, n: int) -> dict:
     kernels = {"riesz": 1.0} | {costs.kind(k): round(_time(name, n, 3, k) / base, 2) for k in KERNELS}
     double = round(_time(name, n, 3, dtype=torch.float64) / base, 2)
     entry = {
-        "call": float(f"{call:.2g}"),
-        "first": 0.0 if name == "dense" else float(f"{first:.2g}"),
-        "pairs": {d: float(f"{value:.3g}") for d, value in pairs.items()},
+        "call": _rounded(call, 2),
+        "first": 0.0 if name == "dense" else _rounded(first, 2),
+        "pairs": {d: _rounded(value, 3) for d, value in pairs.items()},
         "kernels": kernels,
         "float64": double,
     }
@@ -105,7 +114,7 @@ def _sliced() -> dict:
     """Entry of the sliced backend: time for each direction, point and doubling of the points."""
     n, directions = 200_000, backends.get("sliced").directions
     call = _time("sliced", 10, 3)
-    points = (_time("sliced", n, 3) - call) / (directions * 2 * n * torch.tensor(2.0 * n).log2().item())
-    entry = {"call": float(f"{call:.2g}"), "directions": directions, "points": float(f"{points:.3g}")}
+    points = (_time("sliced", n, 3) - call) / (directions * 2 * n * math.log2(2 * n))
+    entry = {"call": _rounded(call, 2), "directions": directions, "points": _rounded(points, 3)}
     print("sliced", json.dumps(entry), flush=True)
     return entry

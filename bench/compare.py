@@ -9,7 +9,7 @@ Results are those after the last epoch, on held-out clouds. Times are those of t
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,15 +22,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bench import machine
+from bench import machine, options
 from bench.baselines.pcn import PCN
 from bench.baselines.point_transformer import PointTransformer
 from bench.baselines.pointnet import PointNet
+from bench.report import write_json
 from ddeq_fast import training
 from ddeq_fast.data import Dataset
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
-from ddeq_fast.utils.checkpoints import write_atomically
 from ddeq_fast.utils.validation import check_choice
 
 # What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.
@@ -76,7 +76,7 @@ def size(model: nn.Module) -> int:
 
 def width(model: Model, config: Config, data: Dataset) -> int:
     """The width, a multiple of 4, with which a model has about as many parameters as the DDEQ of these settings."""
-    wanted = size(config.build(data.dim, data.classes))
+    wanted = size(training.make_model(config, data.dim, data.classes))
 
     def excess(candidate: int) -> int:
         with torch.device("meta"):
@@ -86,9 +86,7 @@ def width(model: Model, config: Config, data: Dataset) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options.parser("compare", __doc__)
     default = {"default": argparse.SUPPRESS}  # so that what was not asked for stays as the preset or the run has it
     parser.add_argument("--task", choices=list(MODELS), help="default: classify", **default)
     parser.add_argument("--data", choices=["digits", "mnist"], help="default: digits", **default)
@@ -103,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "take settings and DDEQ's results from this run folder, also the times, on whatever machine it was trained"
     parser.add_argument("--ddeq", type=Path, metavar="RUN", help=text)
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the runs there; continues those begun")
-    parser.add_argument("--json", type=Path, help="write machine, settings and results to this file")
+    options.add_json(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -115,7 +113,8 @@ def settings(asked: dict, run: Path | None) -> Config:
     """
     if run is None:
         chosen = {"task": "classify", "data": "digits", **asked}
-        return Config(**{**PRESETS[PRESET[chosen["task"]][chosen["data"]]].settings, **chosen})
+        preset = PRESETS[PRESET[chosen["task"]][chosen["data"]]]
+        return Config(**{**preset.settings, **chosen})
     config = training.read_config(run)
     for name, value in asked.items():
         if name not in ("root", "threads", "device") and value != getattr(config, name):
@@ -133,7 +132,7 @@ def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> di
         else:
             test = entry
         before = entry["seconds"]
-    steps = config.epochs * -(-len(data.train) // config.batch_size)
+    steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     if test["step"] != steps:
         raise ValueError(f"{folder} has no result after {steps} steps, its last is after {test['step']}")
     kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd")
@@ -157,7 +156,7 @@ def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool
         model = MODELS[config.task][name]
         text, build = model.text, partial(model.build, width=width(model, config, data))
         config = replace(config, lr=model.lr, jacobian=0.0)
-    if (folder / training.CONFIG).exists():
+    if (folder / training.CONFIG_FILE).exists():
         if training.read_config(folder) != config:
             raise ValueError(f"{folder} holds a run with other settings: choose another folder")
         trainer = training.Trainer.resume(folder, data, build)
@@ -191,19 +190,20 @@ def report(rows: list[dict], config: Config, data: Dataset) -> str:
 def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
     """Train the models, print the table, write the JSON file after every model."""
     torch.set_num_threads(config.threads)
-    described, data, rows = machine.describe(), config.load(), []
-    print(", ".join(f"{key} {value}" for key, value in described.items()), flush=True)
+    described, data = machine.describe(), training.load_data(config)
+    rows: list[dict] = []
+    print(machine.line(described), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             if name == "ddeq" and args.ddeq is not None:
-                model = config.build(data.dim, data.classes)
+                model = training.make_model(config, data.dim, data.classes)
                 rows.append({"model": "DDEQ", **results(args.ddeq, model, config, data)})
             else:
                 print(f"training {name}", file=sys.stderr)
                 rows.append(train(name, config, data, (args.runs or Path(scratch)) / name, not args.quiet))
             if args.json:
-                content = {"machine": described, "settings": asdict(config) | {"root": ""}, "rows": rows}
-                write_atomically(args.json, (json.dumps(content, indent=1) + "\n").encode())
+                kept = asdict(config) | {"root": ""}  # a folder of one machine is no result
+                write_json(args.json, {"machine": described, "settings": kept, "rows": rows})
     print(report(rows, config, data))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import math
 import platform
 import time
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from bench import machine
+from bench import machine, options
 from bench.measure import peak_memory
-from bench.report import COLOURS, duration
+from bench.report import COLOURS, duration, write_json
 from ddeq_fast import Riesz, potential_and_field
 from ddeq_fast.sums import backends
+from ddeq_fast.utils.drawing import figure, write_png
 
-# Points of each cloud; the last of each list shows what is possible, see README.
+# Points of each cloud; the last of each list shows what is possible.
 SIZES = {
     "dense": (1000, 2000, 4000, 8000),
     "keops": (1000, 2000, 4000, 8000, 20_000),
@@ -32,11 +32,12 @@ CHECKED = 64
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench large", description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=list(SIZES), default=list(SIZES), help="default: all")
-    parser.add_argument("--largest", type=int, default=max(map(max, SIZES.values())), help="leave out larger clouds")
-    parser.add_argument("--json", type=Path, help="write machine and results to this file")
-    parser.add_argument("--plot", type=Path, help="draw time and memory against the number of points to this PNG")
+    parser = options.parser("large", __doc__)
+    names = f"some of {', '.join(SIZES)} (default: all)"
+    parser.add_argument("--methods", nargs="+", metavar="NAME", choices=SIZES, default=list(SIZES), help=names)
+    parser.add_argument("--largest", type=int, metavar="POINTS", default=math.inf, help="leave out larger clouds")
+    options.add_json(parser)
+    options.add_plot(parser, "time and memory against the number of points")
     return parser
 
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     """Measure, print a table, write what was asked for."""
     args = _parser().parse_args(argv)
     described = machine.describe()
-    print(", ".join(f"{key} {value}" for key, value in described.items()) + "\n")
+    print(machine.line(described) + "\n")
     print("potential and field of n points on themselves in three dimensions, float32, Riesz(1)\n")
     print("| backend | n | time | pairs/s | memory beyond the clouds | relative error |\n|---|---|---|---|---|---|")
     rows = []
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
             print(f"\n{method}: time grows as n^{slope(rows, method):.2f}", end="")
     print()
     if args.json:
-        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"machine": described, "rows": rows})
     if args.plot:
         plot(rows, args.plot)
     return 0
@@ -113,20 +114,16 @@ def slope(rows: list[dict], method: str) -> float:
 
 def plot(rows: list[dict], path: Path) -> None:
     """Time and memory against n, with the slopes they should have, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    drawing, axes = figure(1, 2, 10, 4.2)
+    left, right = axes[0]
     for method in dict.fromkeys(row["method"] for row in rows):
         part = [row for row in rows if row["method"] == method]
         colour = COLOURS.get(method, "#56B4E9")
         left.loglog([r["n"] for r in part], [r["seconds"] for r in part], "o-", color=colour, label=method)
         taken = [(r["n"], r["peak_bytes"] / 2**20) for r in part if r["peak_bytes"]]
         right.loglog(*zip(*taken, strict=True), "o-", color=colour, label=method)
-    laws = {"exact": (lambda n: n**2, "n²"), "sliced": (lambda n: n * math.log(n), "n log n")}
-    for method, (law, text) in (("compiled", laws["exact"]), ("sliced", laws["sliced"])):
+    laws = {"compiled": (lambda n: n**2, "n²"), "sliced": (lambda n: n * math.log(n), "n log n")}
+    for method, (law, text) in laws.items():
         _guide(left, [(r["n"], r["seconds"]) for r in rows if r["method"] == method], law, text)
         _guide(right, [(r["n"], r["peak_bytes"] / 2**20) for r in rows if r["method"] == method], lambda n: n, "n")
     left.set(title="time of one call", xlabel="points n", ylabel="seconds")
@@ -134,7 +131,7 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3, which="both")
     left.legend()
-    figure.savefig(path)
+    write_png(drawing, path)
 
 
 def _guide(axis, points: list[tuple[float, float]], law, text: str) -> None:

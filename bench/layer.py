@@ -10,66 +10,67 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from statistics import median
 
 import torch
+from torch import Tensor
 
-from bench import machine, profile
+from bench import machine, options, profile
 from bench.baselines import plain
 from bench.measure import synchronise
+from bench.report import write_json
 from ddeq_fast.networks import TransportMap
-from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward
+from ddeq_fast.solvers import Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solution, Solver
 
 
 def parser() -> argparse.ArgumentParser:
-    """Options of the command; other benchmarks measure with them too."""
-    options = argparse.ArgumentParser(prog="python -m bench layer", description=__doc__.splitlines()[0])
-    options.add_argument("--batch", type=int, default=64, help="clouds (default: %(default)s)")
-    options.add_argument("--points", type=int, default=200, help="points of an input cloud (default: %(default)s)")
-    options.add_argument("--particles", type=int, default=10, help="latent particles (default: %(default)s)")
-    options.add_argument("--dim-z", type=int, default=128, help="latent dimension (default: %(default)s)")
-    options.add_argument("--heads", type=int, default=32, help="attention heads (default: %(default)s)")
-    options.add_argument("--steps", type=int, default=200, help="flow steps (default: %(default)s)")
-    options.add_argument("--lr", type=float, default=0.2, help="step size of the flow (default: %(default)s)")
-    options.add_argument("--rounds", type=int, default=5, help="rounds of the comparison (default: %(default)s)")
-    options.add_argument("--plain-steps", type=int, default=5, help="plain steps in a round (default: %(default)s)")
-    options.add_argument("--tol", type=float, default=1e-4, help="relative MMD asked of auto (default: %(default)s)")
-    options.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--profile", action="store_true", help="say where the time of a step goes, and do no more")
-    options.add_argument("--json", type=Path, help="also write the results to this file")
-    return options
+    """Options of the command; `python -m bench gpu` measures with them too."""
+    made = options.parser("layer", __doc__)
+    made.add_argument("--batch", type=int, default=64, help="clouds (default: %(default)s)")
+    made.add_argument("--points", type=int, default=200, help="points of an input cloud (default: %(default)s)")
+    made.add_argument("--particles", type=int, default=10, help="latent particles (default: %(default)s)")
+    made.add_argument("--dim-z", type=int, default=128, help="latent dimension (default: %(default)s)")
+    made.add_argument("--heads", type=int, default=32, help="attention heads (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=200, help="flow steps (default: %(default)s)")
+    made.add_argument("--lr", type=float, default=0.2, help="step size of the flow (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="rounds of the comparison (default: %(default)s)")
+    made.add_argument("--plain-steps", type=int, default=5, help="plain steps in a round (default: %(default)s)")
+    made.add_argument("--tol", type=float, default=1e-4, help="relative MMD asked of auto (default: %(default)s)")
+    made.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="default: %(default)s")
+    made.add_argument("--device", default="cpu", help="cpu, cuda... (default: %(default)s)")
+    made.add_argument("--profile", action="store_true", help="say where the time of a step goes, and do no more")
+    options.add_json(made)
+    return made
 
 
-def _timed(function, device: str):
+def _timed(function: Callable, device: str) -> tuple:
     """(result, seconds)."""
     synchronise(device)
-    start = time.perf_counter()
+    began = time.perf_counter()
     result = function()
     synchronise(device)
-    return result, time.perf_counter() - start
+    return result, time.perf_counter() - began
 
 
-def _ours(network, x, z0, solver):
+def _solve(network: TransportMap, x: Tensor, start: Tensor, solver: Solver) -> Solution:
     """Encode and solve, as the layer does."""
     with torch.no_grad():
-        return solver.solve(Pushforward(network, network.encode(x)), z0)
+        return solver.solve(Pushforward(network, network.encode(x)), start)
 
 
-def _inputs(args):
+def _inputs(args: argparse.Namespace) -> tuple[TransportMap, Tensor, Tensor]:
     """(network, input clouds, start clouds)."""
     torch.manual_seed(0)
-    options = {"dtype": getattr(torch, args.dtype), "device": args.device}
-    network = TransportMap(args.dim_z, 2, heads=args.heads).to(**options)
-    x = torch.randn(args.batch, args.points, 2, **options)
-    return network, x, torch.randn(args.batch, args.particles, args.dim_z, **options)
+    kind = {"dtype": getattr(torch, args.dtype), "device": args.device}
+    network = TransportMap(args.dim_z, 2, num_heads=args.heads).to(**kind)
+    x = torch.randn(args.batch, args.points, 2, **kind)
+    return network, x, torch.randn(args.batch, args.particles, args.dim_z, **kind)
 
 
-def profiled(args) -> str:
+def profiled(args: argparse.Namespace) -> str:
     """Where the time of a step of the flow and of Anderson acceleration goes, as a table."""
     steps = args.steps
     solvers = {
@@ -80,71 +81,68 @@ def profiled(args) -> str:
     return _size(args) + "\n\n" + profile.table(found, steps)
 
 
-def _size(args) -> str:
+def _size(args: argparse.Namespace) -> str:
     size = f"B={args.batch}, M={args.points}, N={args.particles}, d_z={args.dim_z}, {args.heads} heads"
     return f"DDEQ forward pass, {size}, {args.steps} steps, {args.dtype}, {args.device}"
 
 
-def measure(args) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """A row for each method: seconds for all steps, evaluations, residual, difference from the plain one."""
-    network, x, z0 = _inputs(args)
+    network, x, start = _inputs(args)
 
-    @functools.cache  # a solver keeps what it has recorded
-    def solver(steps, cuda_graph):
-        return MMDFlow(lr=args.lr, max_steps=steps, tol=0.0, check_every=steps, cuda_graph=cuda_graph)
+    def plain_flow(fused: bool) -> Callable:
+        return lambda steps: plain.flow(network, start, x, steps, args.lr, fused)
 
-    def flow(steps, cuda_graph=False):
-        return _ours(network, x, z0, solver(steps, cuda_graph))
+    def our_flow(cuda_graph: bool) -> Callable:
+        @functools.cache  # a solver keeps what it has recorded
+        def solver(steps):
+            return MMDFlow(lr=args.lr, max_steps=steps, tol=0.0, check_every=steps, cuda_graph=cuda_graph)
 
-    methods = {
-        "plain flow, attention matrices": lambda steps: plain.flow(network, z0, x, steps, args.lr),
-        "plain flow, fused attention": lambda steps: plain.flow(network, z0, x, steps, args.lr, fused=True),
+        return lambda steps: _solve(network, x, start, solver(steps))
+
+    theirs = {
+        "plain flow, attention matrices": plain_flow(fused=False),
+        "plain flow, fused attention": plain_flow(fused=True),
     }
-    ours = {"ddeq_fast flow": flow}
+    ours = {"ddeq_fast flow": our_flow(cuda_graph=False)}
     if torch.device(args.device).type == "cuda":
-        ours["ddeq_fast flow, CUDA graph"] = functools.partial(flow, cuda_graph=True)
-    methods |= ours
-    for method in methods.values():
-        method(1)
-    times = {name: [] for name in methods}
-    for _ in range(args.rounds):
-        for name, method in methods.items():
-            steps = args.steps if name in ours else args.plain_steps
-            spent = _timed(lambda method=method, steps=steps: method(steps), args.device)[1]
-            times[name].append(spent * args.steps / steps)
-    seconds = {name: median(spent) for name, spent in times.items()}
+        ours["ddeq_fast flow, CUDA graph"] = our_flow(cuda_graph=True)
+    seconds = _in_turns(theirs, ours, args)
 
-    reference = methods["plain flow, fused attention"](args.steps)
-    rows = [{"method": name, "seconds": spent, "evaluations": args.steps} for name, spent in seconds.items()]
-    for row in rows[-len(ours) :]:
-        found = ours[row["method"]](args.steps)
-        end, difference = float(found.info.residual.max()), float((found.particles - reference).abs().max())
-        row |= {"evaluations": _evaluations(found.info), "residual": end, "difference": difference}
-    for name, tol in (("to where the flow ended", end), (f"to {args.tol:g}", args.tol)):
-        spent = []
-        for _ in range(3):
-            solution, time_taken = _timed(lambda tol=tol: _ours(network, x, z0, Auto(tol=tol)), args.device)
-            spent.append(time_taken)
-        info = solution.info
-        residual = float(info.residual.max())
-        evaluations = _evaluations(info)
-        rows.append(
-            {
-                "method": f"ddeq_fast auto, {name}",
-                "seconds": median(spent),
-                "evaluations": evaluations,
-                "residual": residual,
-            }
-        )
+    reference = theirs["plain flow, fused attention"](args.steps)
+    rows = [{"method": name, "seconds": seconds[name], "evaluations": args.steps} for name in theirs]
+    for name, flow in ours.items():
+        solution = flow(args.steps)
+        row = {"method": name, "seconds": seconds[name], **_told(solution)}
+        rows.append(row | {"difference": float((solution.particles - reference).abs().max())})
+    for name, tol in (("to where the flow ended", rows[-1]["residual"]), (f"to {args.tol:g}", args.tol)):
+        tries = [_timed(lambda tol=tol: _solve(network, x, start, Auto(tol=tol)), args.device) for _ in range(3)]
+        row = {"method": f"ddeq_fast auto, {name}", "seconds": median(spent for _, spent in tries)}
+        rows.append(row | _told(tries[-1][0]))
     return rows
 
 
-def _evaluations(info) -> float:
-    """Mean over the batch."""
-    return float(info.evaluations.double().mean())
+def _in_turns(theirs: dict[str, Callable], ours: dict[str, Callable], args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of all steps by each flow; those of the plain ones from a few steps."""
+    flows = theirs | ours
+    for flow in flows.values():
+        flow(1)
+    times: dict[str, list[float]] = {name: [] for name in flows}
+    for _ in range(args.rounds):
+        for name, flow in flows.items():
+            steps = args.steps if name in ours else args.plain_steps
+            _, spent = _timed(lambda flow=flow, steps=steps: flow(steps), args.device)
+            times[name].append(spent * args.steps / steps)
+    return {name: median(spent) for name, spent in times.items()}
 
 
-def report(rows: list[dict], args) -> str:
+def _told(solution: Solution) -> dict[str, float]:
+    """Evaluations, the mean over the batch, and the largest residual."""
+    info = solution.info
+    return {"evaluations": float(info.evaluations.double().mean()), "residual": float(info.residual.max())}
+
+
+def report(rows: list[dict], args: argparse.Namespace) -> str:
     """The rows as a Markdown table."""
     lines = [
         _size(args),
@@ -165,12 +163,12 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     warnings.simplefilter("ignore", ConvergenceWarning)
     described = machine.describe()
-    print(", ".join(f"{key} {value}" for key, value in described.items()))
+    print(machine.line(described))
     if args.profile:
         print(profiled(args))
         return 0
     rows = measure(args)
     print(report(rows, args))
     if args.json:
-        args.json.write_text(json.dumps({"machine": described, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"machine": described, "rows": rows})
     return 0

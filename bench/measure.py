@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +14,7 @@ import torch
 from bench.cases import METHODS, Case, error, reference
 
 
-class Wrong(Exception):
+class WrongResult(Exception):
     """A method's results differ from the float64 reference by more than the case allows."""
 
 
@@ -22,53 +24,53 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def prepare(case: Case, method: str, device: str):
-    """(a function without arguments that runs the case, its error against float64); raises `Wrong`."""
+def prepare(case: Case, method: str, device: str) -> tuple[Callable[[], object], float]:
+    """(a function without arguments that runs the case, its error against float64); raises `WrongResult`.
+
+    On a GPU the function returns before the work is done.
+    """
     tensors = case.inputs(device)
     compute = METHODS[method](case)
-    expected = reference(case)
-    found = error(case, compute(*tensors), expected)
+    found = error(case, compute(*tensors), reference(case))
     # The tolerance is that of our kernels; long sums in single precision without their care lose a digit.
     allowed = case.tolerance * (1 if method == "triton" else 10)
     if not found <= allowed:
-        raise Wrong(f"{case.name} by {method}: relative error {found:.1e}, allowed {allowed:.1e}")
-
-    def run():
-        result = compute(*tensors)
-        synchronise(device)
-        return result
-
-    return run, found
+        raise WrongResult(f"{case.name} by {method}: relative error {found:.1e}, allowed {allowed:.1e}")
+    return lambda: compute(*tensors), found
 
 
-def seconds(run, device: str, budget: float = 1.0) -> float:
+def seconds(run: Callable[[], object], device: str, budget: float = 1.0) -> float:
     """Median time of `run` over as many repetitions as fit in `budget` seconds, three at least.
 
     On a GPU the events of its own clock count, launches included and waiting for the host excluded.
     """
     run()
+    once = max(_by_the_host(run, device), 1e-7)
+    clock = _by_the_host if device == "cpu" else _by_the_gpu
+    return median(clock(run, device) for _ in range(max(3, min(200, int(budget / once)))))
+
+
+def _by_the_host(run: Callable[[], object], device: str) -> float:
+    synchronise(device)
     started = time.perf_counter()
     run()
-    once = max(time.perf_counter() - started, 1e-7)
-    times = []
-    for _ in range(max(3, min(200, int(budget / once)))):
-        if device == "cpu":
-            started = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - started)
-        else:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3)
-    return median(times)
+    synchronise(device)
+    return time.perf_counter() - started
 
 
-def graph_seconds(compute, tensors, launches: int = 100) -> float:
+def _by_the_gpu(run: Callable[[], object], device: str) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    synchronise(device)
+    return begin.elapsed_time(end) / 1e3
+
+
+def graph_seconds(compute: Callable, tensors: tuple, launches: int = 100) -> float:
     """Time of one launch inside a CUDA graph of `launches` of them: the device's share, without the host's."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             compute(*tensors)
@@ -77,10 +79,10 @@ def graph_seconds(compute, tensors, launches: int = 100) -> float:
     with torch.cuda.graph(graph, stream=stream):
         for _ in range(launches):
             compute(*tensors)
-    return seconds(lambda: graph.replay(), "cuda") / launches
+    return seconds(graph.replay, "cuda") / launches
 
 
-def peak_memory(run, device: str) -> int:
+def peak_memory(run: Callable[[], object], device: str) -> int:
     """Most bytes in use during `run` beyond those before it; on the CPU sampled every millisecond."""
     if device != "cpu":
         synchronise(device)
@@ -88,17 +90,22 @@ def peak_memory(run, device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before
-    resident, page = Path("/proc/self/statm"), 4096
-    samples, done = [], threading.Event()
+    samples: list[int] = []
+    done = threading.Event()
 
     def sample():
         while not done.wait(1e-3):
-            samples.append(int(resident.read_text().split()[1]) * page)
+            samples.append(_resident_bytes())
 
-    before = int(resident.read_text().split()[1]) * page
+    before = _resident_bytes()
     watcher = threading.Thread(target=sample)
     watcher.start()
     run()
     done.set()
     watcher.join()
-    return max([0, *(value - before for value in samples)])
+    return max([before, *samples]) - before
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, from its second number of pages in /proc (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.files import write_atomically
 
 COLOURS = {
     "triton": "#0072B2",
@@ -46,12 +50,7 @@ def plot(rows: list[dict], path: Path) -> bool:
     families = {name: part for name, part in families.items() if len({row["n"] for row in part}) > 1}
     if not families:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.6 * len(families)), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(families), 2, squeeze=False)
+    drawing, axes = figure(len(families), 2, 10, 3.6 * len(families))
     for (name, part), (left, right) in zip(families.items(), axes, strict=True):
         for axis, key, label in ((left, "seconds", "time (s)"), (right, "peak_bytes", "peak memory (bytes)")):
             for method in dict.fromkeys(row["method"] for row in part):
@@ -61,5 +60,10 @@ def plot(rows: list[dict], path: Path) -> bool:
             axis.set(title=name, xlabel="points in each cloud", ylabel=label)
             axis.grid(alpha=0.3, which="both")
         left.legend()
-    figure.savefig(path)
+    write_png(drawing, path)
     return True
+
+
+def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+    """Write machine and results of a measurement."""
+    write_atomically(path, (json.dumps(content, indent=indent) + "\n").encode())

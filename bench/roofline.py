@@ -1,4 +1,4 @@
-"""Bound on the speed of the Triton kernels by their machine code: issue slots a pair, pairs a second on named GPUs.
+"""Bounds on the speed of the Triton kernels, by their machine code: issue slots a pair, pairs a second.
 
 Nothing is run. Each kernel is compiled for the target as its launcher would launch it, and the instructions of its
 main loop are counted; the slowest of the units that execute them sets the bound.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from bench import sass
+from bench import options, sass
+from bench.report import write_json
 
 # Thread instructions a clock and multiprocessor, by target: CUDA C++ programming guide, arithmetic throughput table;
 # "issue" is four schedulers times 32 threads.
@@ -41,76 +41,78 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """One launch of a module of kernels on clouds of n points in dimension d.
+class Launch:
+    """One call of a launcher of kernels, on clouds of n points in dimension d.
 
-    sums: "evaluate", "energy", "tangent" or "nearest".
+    sums: "evaluate", "energy", "tangent" or "nearest", a function of `module` in `ddeq_fast.kernels`. codes: of the
+    terms of the radial kernel, see `kernels.radial`.
     """
 
     sums: str = "evaluate"
     module: str = "low_d"
     d: int = 3
     n: int = 4096
-    kinds: tuple[str, ...] = ("riesz_1",)
+    codes: tuple[str, ...] = ("riesz_1",)
     potential: bool = True
     field: bool = True
     dtype: torch.dtype = torch.float32
 
-    def call(self, device: str = "meta", batch: int = 2) -> Callable:
+    def prepared(self, device: str = "meta", batch: int = 2) -> Callable[[], object]:
         """A function without arguments that calls the launcher; on device "meta" with tensors that have no values."""
         from ddeq_fast.kernels import radial
 
         def draw(*shape):
             return torch.randn(batch, self.n, *shape, dtype=self.dtype, device=device)
 
-        kernel = self.kinds, radial.parameters([(1.0, 1.0)] * len(self.kinds))
+        kernel = self.codes, radial.parameters([(1.0, 1.0)] * len(self.codes))
+        x, y, v = draw(self.d), draw(self.d), draw()
         arguments = {
-            "evaluate": lambda: (draw(self.d), draw(self.d), draw(), *kernel, self.potential, self.field),
-            "energy": lambda: (draw(self.d), draw(), *kernel, self.field),
-            "tangent": lambda: (draw(self.d), draw(self.d), draw(), draw(self.d), draw(self.d), *kernel),
-            "nearest": lambda: (draw(self.d), draw(self.d)),
+            "evaluate": (x, y, v, *kernel, self.potential, self.field),
+            "energy": (x, v, *kernel, self.field),
+            "tangent": (x, y, v, torch.randn_like(x), torch.randn_like(y), *kernel),
+            "nearest": (x, y),
         }
         launcher = getattr(importlib.import_module(f"ddeq_fast.kernels.{self.module}"), self.sums)
-        return functools.partial(launcher, *arguments[self.sums]())
+        return functools.partial(launcher, *arguments[self.sums])
 
 
-CASES = {
-    "d=1": Case(d=1),
-    "d=2": Case(d=2),
-    "d=3": Case(d=3),
-    "d=3, potential": Case(field=False),
-    "d=3, field": Case(potential=False),
-    "d=8": Case(d=8),
-    "d=3, gaussian": Case(kinds=("gaussian",)),
-    "d=3, mixture": Case(kinds=("riesz_1", "gaussian", "laplacian")),
-    "d=3, float64": Case(dtype=torch.float64),
-    "d=8, float64": Case(d=8, dtype=torch.float64),
-    "d=3, float16": Case(dtype=torch.float16),
-    "d=3, tangent": Case("tangent"),
-    "d=8, tangent": Case("tangent", d=8),
-    "d=3, tangent, mixture": Case("tangent", kinds=("riesz_1", "gaussian", "laplacian")),
-    "d=4, tangent, float64": Case("tangent", d=4, dtype=torch.float64),
-    "d=8, tangent, float64": Case("tangent", d=8, dtype=torch.float64),
-    "high, d=16": Case(module="high_d", d=16),
-    "high, d=128": Case(module="high_d", d=128),
-    "high, d=128, potential": Case(module="high_d", d=128, field=False),
-    "high, d=128, mixture": Case(module="high_d", d=128, kinds=("riesz_1", "gaussian", "laplacian")),
-    "high, d=1000": Case(module="high_d", d=1000),
-    "high, d=128, tangent": Case("tangent", "high_d", d=128),
-    "high, d=1000, tangent": Case("tangent", "high_d", d=1000),
-    "direct, d=3": Case(module="direct", d=3, n=64),
-    "direct, d=128": Case(module="direct", d=128, n=20),
-    "direct, d=1024": Case(module="direct", d=1024, n=20),
-    "direct, d=128, energy": Case("energy", "direct", d=128, n=20),
-    "direct, d=128, float64": Case(module="direct", d=128, dtype=torch.float64),
-    "direct, d=1024, float64": Case(module="direct", d=1024, dtype=torch.float64),
-    "direct, d=128, tangent": Case("tangent", "direct", d=128, n=20),
-    "direct, d=1024, tangent, float64": Case("tangent", "direct", d=1024, dtype=torch.float64),
-    "nearest, d=3": Case("nearest", "nearest"),
-    "nearest, d=8": Case("nearest", "nearest", d=8),
-    "nearest, d=128": Case("nearest", "nearest", d=128),
-    "nearest, d=3, float64": Case("nearest", "nearest", dtype=torch.float64),
-    "nearest, d=128, float64": Case("nearest", "nearest", d=128, dtype=torch.float64),
+LAUNCHES = {
+    "d=1": Launch(d=1),
+    "d=2": Launch(d=2),
+    "d=3": Launch(d=3),
+    "d=3, potential": Launch(field=False),
+    "d=3, field": Launch(potential=False),
+    "d=8": Launch(d=8),
+    "d=3, gaussian": Launch(codes=("gaussian",)),
+    "d=3, mixture": Launch(codes=("riesz_1", "gaussian", "laplacian")),
+    "d=3, float64": Launch(dtype=torch.float64),
+    "d=8, float64": Launch(d=8, dtype=torch.float64),
+    "d=3, float16": Launch(dtype=torch.float16),
+    "d=3, tangent": Launch("tangent"),
+    "d=8, tangent": Launch("tangent", d=8),
+    "d=3, tangent, mixture": Launch("tangent", codes=("riesz_1", "gaussian", "laplacian")),
+    "d=4, tangent, float64": Launch("tangent", d=4, dtype=torch.float64),
+    "d=8, tangent, float64": Launch("tangent", d=8, dtype=torch.float64),
+    "high, d=16": Launch(module="high_d", d=16),
+    "high, d=128": Launch(module="high_d", d=128),
+    "high, d=128, potential": Launch(module="high_d", d=128, field=False),
+    "high, d=128, mixture": Launch(module="high_d", d=128, codes=("riesz_1", "gaussian", "laplacian")),
+    "high, d=1000": Launch(module="high_d", d=1000),
+    "high, d=128, tangent": Launch("tangent", "high_d", d=128),
+    "high, d=1000, tangent": Launch("tangent", "high_d", d=1000),
+    "direct, d=3": Launch(module="direct", d=3, n=64),
+    "direct, d=128": Launch(module="direct", d=128, n=20),
+    "direct, d=1024": Launch(module="direct", d=1024, n=20),
+    "direct, d=128, energy": Launch("energy", "direct", d=128, n=20),
+    "direct, d=128, float64": Launch(module="direct", d=128, dtype=torch.float64),
+    "direct, d=1024, float64": Launch(module="direct", d=1024, dtype=torch.float64),
+    "direct, d=128, tangent": Launch("tangent", "direct", d=128, n=20),
+    "direct, d=1024, tangent, float64": Launch("tangent", "direct", d=1024, dtype=torch.float64),
+    "nearest, d=3": Launch("nearest", "nearest"),
+    "nearest, d=8": Launch("nearest", "nearest", d=8),
+    "nearest, d=128": Launch("nearest", "nearest", d=128),
+    "nearest, d=3, float64": Launch("nearest", "nearest", dtype=torch.float64),
+    "nearest, d=128, float64": Launch("nearest", "nearest", d=128, dtype=torch.float64),
 }
 
 
@@ -124,39 +126,40 @@ def bounds(loop: sass.Loop, pairs: float, target: str) -> dict[str, float]:
     return found
 
 
-def scalar_bound(case: Case, code: sass.Code, target: str) -> dict:
+def scalar_bound(launch: Launch, code: sass.Code, target: str) -> dict:
     """Columns for sums carried out a pair at a time."""
     loop, pairs = code.main_loop(), code.pairs_per_thread()
     if code.options.get("UNROLLED") == 0:  # a round is one part of the coordinates
-        pairs /= -(-case.d // code.options["WIDTH"])
+        pairs /= math.ceil(launch.d / code.options["WIDTH"])
     clocks = bounds(loop, pairs, target)
     bound = max(clocks, key=clocks.get)
     rates = {gpu: count * clock * 1e9 / clocks[bound] for gpu, (count, clock, _) in GPUS[target].items()}
     return {"loop": loop.opcodes, "slots": loop.slots / pairs, "bound": bound, "pairs_per_s": rates}
 
 
-def _tensor_bound(case: Case, code: sass.Code, target: str) -> dict:
+def _tensor_bound(launch: Launch, code: sass.Code, target: str) -> dict:
     """Columns for sums through matrix products: each counts three times, in three parts of lower precision."""
-    parts = -(-case.d // code.options["BLOCK_F"]) if case.field else 1
-    products = 3 * parts + 2 if case.sums == "tangent" else parts + case.field
-    operations = 3 * 2 * case.d * products
+    parts = math.ceil(launch.d / code.options["BLOCK_F"]) if launch.field else 1
+    # Every part of the field forms the distances anew, by one product or by three, and is one product or two itself.
+    products = 3 * parts + 2 if launch.sums == "tangent" else parts + launch.field
+    operations = 3 * 2 * launch.d * products
     rates = {gpu: tf32 * 1e12 / operations for gpu, (*_, tf32) in GPUS[target].items()}
     return {"bound": "tensor", "pairs_per_s": rates}
 
 
-def measure(target: str, cases: dict[str, Case]) -> list[dict]:
-    """A row for each case, read from its machine code."""
+def measure(target: str, launches: dict[str, Launch]) -> list[dict]:
+    """A row for each launch, read from its machine code."""
     rows = []
-    for name, case in cases.items():
+    for name, launch in launches.items():
         with sass.compiling(target) as codes:
-            case.call()()
+            launch.prepared()()
         code = next(code for code in codes if code.is_sum)
         registers = max(code.resources()[0] for code in codes)
         spilled = sum(code.resources()[1] for code in codes)
-        row = {"case": name, "registers": registers, "spilled": spilled, "opcodes": code.opcodes()}
+        row = {"launch": name, "registers": registers, "spilled": spilled, "opcodes": code.opcodes()}
         if target in THROUGHPUT:
-            high = case.module == "high_d"
-            row |= _tensor_bound(case, code, target) if high else scalar_bound(case, code, target)
+            high = launch.module == "high_d"
+            row |= _tensor_bound(launch, code, target) if high else scalar_bound(launch, code, target)
         rows.append(row)
     return rows
 
@@ -164,7 +167,7 @@ def measure(target: str, cases: dict[str, Case]) -> list[dict]:
 def report(rows: list[dict], target: str) -> str:
     """The rows as a Markdown table."""
     gpus = list(GPUS.get(target, ()))
-    heads = ["case", "registers", "spilled", "slots a pair", "bound", *(f"{gpu}: Gpairs/s at most" for gpu in gpus)]
+    heads = ["launch", "registers", "spilled", "slots a pair", "bound", *(f"{gpu}: Gpairs/s at most" for gpu in gpus)]
     lines = [
         f"{target}: bounds from the machine code, not measurements",
         "",
@@ -172,7 +175,7 @@ def report(rows: list[dict], target: str) -> str:
         "|---" * len(heads) + "|",
     ]
     for row in rows:
-        cells = [row["case"], str(row["registers"]), str(row["spilled"])]
+        cells = [row["launch"], str(row["registers"]), str(row["spilled"])]
         cells += [f"{row['slots']:.2f}" if "slots" in row else "", row.get("bound", "")]
         cells += [f"{row['pairs_per_s'][gpu] / 1e9:.1f}" for gpu in gpus]
         lines.append("| " + " | ".join(cells) + " |")
@@ -180,10 +183,12 @@ def report(rows: list[dict], target: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench roofline", description=__doc__.splitlines()[0])
-    parser.add_argument("--target", choices=sass.TARGETS, default="sm_90", help="default: %(default)s")
-    parser.add_argument("--case", choices=CASES, action="append", help="may be repeated; all if left out")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser = options.parser("roofline", __doc__)
+    targets = f"one of {', '.join(sass.TARGETS)} (default: %(default)s)"
+    parser.add_argument("--target", metavar="TARGET", choices=sass.TARGETS, default="sm_90", help=targets)
+    names = f"one of {'; '.join(LAUNCHES)}; may be repeated (default: all)"
+    parser.add_argument("--launch", metavar="NAME", choices=LAUNCHES, action="append", help=names)
+    options.add_json(parser)
     return parser
 
 
@@ -194,8 +199,8 @@ def main(argv: list[str]) -> int:
     if reason:
         print(f"bench roofline: error: {reason}", file=sys.stderr)
         return 1
-    rows = measure(args.target, {name: CASES[name] for name in args.case or CASES})
+    rows = measure(args.target, {name: LAUNCHES[name] for name in args.launch or LAUNCHES})
     print(report(rows, args.target))
     if args.json:
-        args.json.write_text(json.dumps({"target": args.target, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, {"target": args.target, "rows": rows})
     return 0

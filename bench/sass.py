@@ -105,7 +105,7 @@ class Code:
     @property
     def is_sum(self) -> bool:
         """Whether it runs over pairs, unlike kernels that prepare its inputs."""
-        return self.name in ("_evaluate", "_tangent", "_nearest")
+        return "BLOCK_M" in self.options
 
     def resources(self) -> tuple[int, int]:
         """Registers a thread, and bytes a thread spilled or kept on a stack."""

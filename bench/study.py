@@ -9,7 +9,6 @@ that the processor spent, which other programs do not disturb.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 import warnings
@@ -21,11 +20,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench import machine
+from bench import machine, options
+from bench.report import write_json
 from ddeq_fast import training
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solver
 from ddeq_fast.training.config import Config
+from ddeq_fast.utils.drawing import figure, write_png
 
 TARGETS = (1e-2, 1e-3, 1e-4)
 
@@ -126,7 +127,7 @@ class Subject(NamedTuple):
 def trained(folder: Path, samples: int) -> Subject:
     """The classifier of a run folder and the first clouds of its test split."""
     config = training.read_config(folder)
-    dataset = config.load()
+    dataset = training.load_data(config)
     model = training.load_model(folder, "last", dataset)
     batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
     return Subject(folder.name, model.ddeq.transport, model.ddeq.start, *batch.clouds)
@@ -135,7 +136,7 @@ def trained(folder: Path, samples: int) -> Subject:
 def untrained(samples: int) -> Subject:
     """The size of the MNIST classifier with random weights, on random clouds."""
     torch.manual_seed(0)
-    transport = TransportMap(128, 2, heads=32)
+    transport = TransportMap(128, 2, num_heads=32)
     return Subject("random weights", transport, torch.randn(10, 128), torch.randn(samples, 100, 2), None)
 
 
@@ -215,13 +216,8 @@ def _cell(entry: dict) -> str:
 
 def plot(rows: list[dict], shown: list[str], path: Path) -> None:
     """Median and 90 % band of the residual, against evaluations and against time, a row of panels a subject."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     subjects = list(dict.fromkeys(row["subject"] for row in rows))
-    figure = Figure(figsize=(11, 3.4 * len(subjects)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(subjects), 2, squeeze=False, sharey=True)
+    drawing, axes = figure(len(subjects), 2, 11, 3.4 * len(subjects))
     for subject, pair in zip(subjects, axes, strict=True):
         for number, name in enumerate(shown):
             row = next((r for r in rows if r["subject"] == subject and r["method"] == name), None)
@@ -239,21 +235,20 @@ def plot(rows: list[dict], shown: list[str], path: Path) -> None:
             axis.set(yscale="log", ylim=(1e-6, 2))
             axis.grid(alpha=0.3)
     axes[0, 1].legend(fontsize=8)
-    figure.savefig(path)
+    write_png(drawing, path)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench study", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "runs", nargs="*", type=Path, help="run folders; if none, a small model is trained, in a minute"
-    )
+    parser = options.parser("study", __doc__)
+    text = "run folders; if none, a small model is trained, in a minute"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=text)
     parser.add_argument("--samples", type=int, default=100, help="test clouds (default: %(default)s)")
     parser.add_argument("--budget", type=int, default=100, help="steps of every method (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--only", default="", help="methods whose name contains this")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="default: %(default)s")
+    parser.add_argument("--only", metavar="TEXT", default="", help="methods whose name contains this")
     parser.add_argument("--untrained", action="store_true", help="also random weights, in the size of MNIST")
-    parser.add_argument("--plot", type=Path, help="draw the residuals to this PNG")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options.add_json(parser)
+    options.add_plot(parser, "the residuals")
     return parser
 
 
@@ -270,13 +265,14 @@ def main(argv: list[str]) -> int:
             print("training a small classifier of digits, about a minute", flush=True)
             runs = [train_small(Path(scratch, "digits"))]
         subjects = [trained(folder, args.samples) for folder in runs]
-    subjects += [untrained(args.samples)] if args.untrained else []
+    if args.untrained:
+        subjects.append(untrained(args.samples))
     described = machine.describe()
     rows = measure(subjects, methods, args.budget, getattr(torch, args.dtype))
-    print("\n" + ", ".join(f"{key} {value}" for key, value in described.items()) + f", {args.dtype}")
+    print(f"\n{machine.line(described)}, {args.dtype}")
     print(table(rows))
     if args.plot:
         plot(rows, [name for name, method in methods.items() if method.shown], args.plot)
     if args.json:
-        args.json.write_text(json.dumps({"machine": described, "rows": rows}) + "\n", encoding="utf-8")
+        write_json(args.json, {"machine": described, "rows": rows}, indent=None)
     return 0

@@ -1,4 +1,4 @@
-"""Block sizes of the Triton kernels: tries others on this GPU, or by machine code for a named one; rewrites the table.
+"""Better block sizes for the Triton kernels: tried on this GPU, or judged by machine code without one.
 
 On a GPU the time of a launch decides. Without one (--target) it is the issue slots a pair of the main loop, among
 blocks that spill nothing; only sums carried out a pair at a time are judged so.
@@ -17,27 +17,31 @@ from pathlib import Path
 
 import torch
 
-from bench import sass
+from bench import options, sass
 from bench.measure import seconds
-from bench.roofline import Case, scalar_bound
-from ddeq_fast.utils.checkpoints import write_atomically
+from bench.roofline import Launch, scalar_bound
+from ddeq_fast.utils.files import write_atomically
 
 # What stands for a class of shapes: by the kernel's name in the table and the class's limit there.
 SHAPES = {
-    "low_d.evaluate": {4: Case(), 9: Case(d=8), 18: Case(d=8, dtype=torch.float64)},
-    "low_d.tangent": {4: Case("tangent"), 10: Case("tangent", d=8), 18: Case("tangent", d=8, dtype=torch.float64)},
+    "low_d.evaluate": {4: Launch(), 9: Launch(d=8), 18: Launch(d=8, dtype=torch.float64)},
+    "low_d.tangent": {
+        4: Launch("tangent"),
+        10: Launch("tangent", d=8),
+        18: Launch("tangent", d=8, dtype=torch.float64),
+    },
     "nearest": {
-        8: Case("nearest", "nearest"),
-        16: Case("nearest", "nearest", d=8, dtype=torch.float64),
-        32: Case("nearest", "nearest", d=128),
-        64: Case("nearest", "nearest", d=128, dtype=torch.float64),
+        8: Launch("nearest", "nearest"),
+        16: Launch("nearest", "nearest", d=8, dtype=torch.float64),
+        32: Launch("nearest", "nearest", d=128),
+        64: Launch("nearest", "nearest", d=128, dtype=torch.float64),
     },
     "direct": {
-        **{d: Case(module="direct", d=d, n=20) for d in (4, 16, 32, 64, 128, 256, 512, 1024)},
-        4096: Case("tangent", "direct", d=1024, n=20, dtype=torch.float64),
+        **{d: Launch(module="direct", d=d, n=20) for d in (4, 16, 32, 64, 128, 256, 512, 1024)},
+        4096: Launch("tangent", "direct", d=1024, n=20, dtype=torch.float64),
     },
-    "high_d.evaluate": {1024: Case(module="high_d", d=128)},
-    "high_d.tangent": {1024: Case("tangent", "high_d", d=128)},
+    "high_d.evaluate": {1024: Launch(module="high_d", d=128)},
+    "high_d.tangent": {1024: Launch("tangent", "high_d", d=128)},
 }
 _PAIRS = list(itertools.product((16, 32, 64, 128), (16, 32, 64), (2, 4, 8)))
 _PRODUCTS = list(itertools.product((64, 128), (16, 32, 64), (16, 32, 64), (64, 128), (4, 8)))
@@ -57,51 +61,51 @@ GAIN = 0.02
 @contextlib.contextmanager
 def using(name: str, device: str, limit: int, block: tuple[int, ...]):
     """Launches inside take `block` for one class of shapes."""
-    from ddeq_fast.kernels import launch
+    from ddeq_fast.kernels.launch import BLOCKS
 
-    before = launch.BLOCKS[name]
-    launch.BLOCKS[name] = {**before, device: {**before.get(device, before["other"]), limit: block}}
+    before = BLOCKS[name]
+    BLOCKS[name] = {**before, device: {**before.get(device, before["other"]), limit: block}}
     try:
         yield
     finally:
-        launch.BLOCKS[name] = before
+        BLOCKS[name] = before
 
 
-def time_on_gpu(case: Case) -> float:
-    """Seconds a launch takes on the present GPU; infinite if the block does not fit."""
+def time_on_gpu(launch: Launch) -> float:
+    """Seconds that it takes on the present GPU; infinite if the block does not fit."""
     from triton.runtime.errors import OutOfResources
 
     try:
-        return seconds(case.call("cuda", 64 if case.module == "direct" else 16), "cuda", 0.1)
+        return seconds(launch.prepared("cuda", 64 if launch.module == "direct" else 16), "cuda", 0.1)
     except OutOfResources:
         return math.inf
 
 
-def slots_for(target: str) -> Callable[[Case], float]:
-    """A function of a case: issue slots a pair on `target`; infinite if registers spill."""
+def slots_for(target: str) -> Callable[[Launch], float]:
+    """A function of a launch: issue slots a pair on `target`; infinite if registers spill."""
 
-    def slots(case):
+    def slots(launch):
         with sass.compiling(target) as codes:
-            case.call()()
+            launch.prepared()()
         code = next(code for code in codes if code.is_sum)
-        return scalar_bound(case, code, target)["slots"] if code.resources()[1] == 0 else math.inf
+        return scalar_bound(launch, code, target)["slots"] if code.resources()[1] == 0 else math.inf
 
     return slots
 
 
-def best(name: str, device: str, limit: int, cost: Callable[[Case], float]) -> tuple[tuple[int, ...], float, float]:
+def best(name: str, device: str, limit: int, cost: Callable[[Launch], float]) -> tuple[tuple[int, ...], float, float]:
     """(block, its cost, the cost of the block in the table) of one class of shapes; the table's unless beaten."""
-    from ddeq_fast.kernels import launch
+    from ddeq_fast.kernels.launch import BLOCKS
 
-    table = launch.BLOCKS[name]
+    table = BLOCKS[name]
     kept = table.get(device, table["other"])[limit]
 
-    def of(block):
+    def cost_of(block):
         with using(name, device, limit, block):
             return cost(SHAPES[name][limit])
 
-    before = of(kept)
-    least, block = min((of(block), block) for block in CANDIDATES[name] if block != kept)
+    before = cost_of(kept)
+    least, block = min((cost_of(block), block) for block in CANDIDATES[name] if block != kept)
     return (block, least, before) if least < (1 - GAIN) * before else (kept, before, before)
 
 
@@ -128,20 +132,21 @@ def updated(tables: dict, device: str, found: dict[str, dict[int, tuple[int, ...
 def _parser() -> argparse.ArgumentParser:
     from ddeq_fast.kernels.launch import BLOCKS_FILE
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options.parser("tune", __doc__)
     nvidia = [target for target in sass.TARGETS if target.startswith("sm_")]
-    parser.add_argument("--target", choices=nvidia, help="judge by machine code compiled for it; no GPU needed")
-    parser.add_argument("--only", choices=SHAPES, action="append", help="a kernel; may be repeated; all if left out")
-    parser.add_argument("--output", type=Path, default=BLOCKS_FILE, help="default: the package's own table")
+    text = f"judge by machine code compiled for one of {', '.join(nvidia)}; no GPU needed"
+    parser.add_argument("--target", metavar="TARGET", choices=nvidia, help=text)
+    names = f"one of {', '.join(SHAPES)}; may be repeated (default: all)"
+    parser.add_argument("--only", metavar="NAME", choices=SHAPES, action="append", help=names)
+    text = "file to write (default: the package's own table)"
+    parser.add_argument("--output", type=Path, metavar="FILE", default=BLOCKS_FILE, help=text)
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Try, report a line for each class of shapes, rewrite the table."""
-    from ddeq_fast.kernels import launch
+    from ddeq_fast.kernels.launch import BLOCKS, current_architecture
 
     args = _parser().parse_args(argv)
     names = args.only or [name for name in SHAPES if args.target is None or name in BY_MACHINE_CODE]
@@ -157,7 +162,7 @@ def main(argv: list[str]) -> int:
     if args.target:
         device, cost, unit = str(sass.TARGETS[args.target][1]), slots_for(args.target), "slots a pair"
     else:
-        device, cost, unit = launch.current_architecture(), time_on_gpu, "seconds"
+        device, cost, unit = current_architecture(), time_on_gpu, "seconds"
     print(f"| kernel | registers up to | block | {unit} | before |\n|---|---|---|---|---|")
     found: dict[str, dict] = {}
     for name in names:
@@ -166,6 +171,6 @@ def main(argv: list[str]) -> int:
             found.setdefault(name, {})[limit] = block
             print(f"| {name} | {limit} | {block} | {after:.4g} | {before:.4g} |", flush=True)
     if not args.dry_run:
-        write_atomically(args.output, dumps(updated(launch.BLOCKS, device, found)).encode())
+        write_atomically(args.output, dumps(updated(BLOCKS, device, found)).encode())
         print(f"written: {args.output}")
     return 0

@@ -19,17 +19,6 @@ FEW_SOURCES = 64
 
 
 @triton.jit
-def _place(m, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
-    """(cloud, rows, offsets of their coordinates, which of these exist) of this program."""
-    blocks = tl.cdiv(m, BLOCK_M)
-    cloud = (tl.program_id(0) // blocks).to(tl.int64)
-    rows = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.arange(0, BLOCK_D)[None, :]
-    offsets = (cloud * m + rows[:, None]) * D + columns
-    return cloud, rows, offsets, (rows < m)[:, None] & (columns < D)
-
-
-@triton.jit
 def _row(points, index, stop, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """Coordinates of point `index` of `points`, (1, BLOCK_D); zeros from `stop` on."""
     columns = tl.arange(0, BLOCK_D)[None, :]
@@ -37,8 +26,8 @@ def _row(points, index, stop, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _tiles(cloud, rows, m, n, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
-    """The first of the flags that concern `rows`, of all (clouds, tiles of targets, tiles of sources)."""
+def _first_flag(cloud, rows, m, n, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
+    """Where the flags of `rows` begin among those of all (clouds, tiles of targets, tiles of sources)."""
     return (cloud * tl.cdiv(m, TILE_M) + tl.min(rows) // TILE_M) * tl.cdiv(n, TILE_N)
 
 
@@ -60,9 +49,11 @@ def _store(place, value, inside, left_out):
 
 
 @triton.jit(do_not_specialize=["m", "n"])
-def _evaluate(
+def _sums(
     x,
+    s,
     y,
+    t,
     v,
     last,
     u,
@@ -72,7 +63,7 @@ def _evaluate(
     parameters,
     m,
     n,
-    KINDS: tl.constexpr,
+    CODES: tl.constexpr,
     D: tl.constexpr,
     SUMS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -81,31 +72,62 @@ def _evaluate(
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
 ):
-    cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
-    target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
-    coefficients = radial.unpack(KINDS, parameters, SUMS)
+    """Potential and field of charges v at y, at BLOCK_M targets x a program; or their derivatives.
+
+    Program p takes block p % cdiv(m, BLOCK_M) of the targets of cloud p // cdiv(m, BLOCK_M).
+
+    Pointers: targets x (B, m, D), sources y (B, n, D), charges v (B, n); s and t, like x and y, the directions in which
+    these move, both None for the sums themselves. last (B,) tells where padding starts, None if nowhere. Written are
+    u (B, m) and f (B, m, D), or their derivatives, each unless None, and shares, one number a program: its part of
+    sum_ij v_i v_j k(x_i, x_j), of clouds on themselves. With left_out (B, tiles of TILE_M targets, tiles of TILE_N
+    sources) only the tiles flagged there are summed, and added to u and f.
+
+    CODES and parameters are the kernel, see `kernels.radial`. SUMS is the dtype of all arithmetic. UNROLL sources are
+    dealt with in a round of the loop. BLOCK_D is D rounded up to a power of two.
+    """
+    blocks = tl.cdiv(m, BLOCK_M)
+    cloud = (tl.program_id(0) // blocks).to(tl.int64)
+    rows = (tl.program_id(0) % blocks) * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    columns = tl.arange(0, BLOCK_D)[None, :]  # (1, BLOCK_D)
+    offsets = (cloud * m + rows[:, None]) * D + columns  # (BLOCK_M, BLOCK_D)
+    inside = (rows < m)[:, None] & (columns < D)
+
+    target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)  # (BLOCK_M, BLOCK_D)
+    if s is not None:
+        target_move = tl.load(s + offsets, mask=inside, other=0.0).to(SUMS)
+    coefficients = radial.unpack(CODES, parameters, SUMS)
     u_sum = tl.zeros((BLOCK_M,), SUMS)
     f_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
     start = cloud * n
     stop = start + (n if last is None else tl.load(last + cloud))
-    flags = _tiles(cloud, rows, m, n, TILE_M, TILE_N)
+    flags = _first_flag(cloud, rows, m, n, TILE_M, TILE_N)
     for tile in range(1 if left_out is None else tl.cdiv(stop - start, TILE_N)):
         begin, end = _span(left_out, flags + tile, start + tile * TILE_N, stop, TILE_N)
         for first in range(begin, end, UNROLL):
             for k in tl.static_range(UNROLL):
                 j = first + k
                 charge = tl.load(v + j, mask=j < end, other=0.0).to(SUMS)
-                d = target - _row(y, j, end, D, BLOCK_D).to(SUMS)
-                q = tl.sum(d * d, 1) + radial.guard(SUMS)
-                vk, vphi = radial.charged(KINDS, coefficients, q, charge)
-                if u is not None:
-                    u_sum += vk
-                if f is not None:
-                    f_sum += vphi[:, None] * d
+                d = target - _row(y, j, end, D, BLOCK_D).to(SUMS)  # (BLOCK_M, BLOCK_D)
+                if s is None:
+                    q = tl.sum(d * d, 1) + radial.guard(SUMS)  # (BLOCK_M,)
+                    vk, vphi = radial.charged(CODES, coefficients, q, charge)
+                    if u is not None:
+                        u_sum += vk
+                    if f is not None:
+                        f_sum += vphi[:, None] * d
+                else:
+                    move = target_move - _row(t, j, end, D, BLOCK_D).to(SUMS)  # (BLOCK_M, BLOCK_D)
+                    q = tl.sum(d * d, 1) + radial.guard(SUMS)  # (BLOCK_M,)
+                    along = tl.sum(d * move, 1)  # (BLOCK_M,)
+                    vphi, bend, inverse = radial.charged_slopes(CODES, coefficients, q, along, charge)
+                    u_sum += vphi * along
+                    f_sum += vphi[:, None] * move + bend[:, None] * (d * inverse[:, None])
 
-    factor_k, factor_phi = radial.outer_factors(KINDS, coefficients)
+    factor_k, factor_phi = radial.outer_factors(CODES, coefficients)
+    if s is not None:
+        factor_k = factor_phi
     if shares is not None:
-        charge = tl.load(v + cloud * m + rows, mask=rows < m, other=0.0).to(SUMS)
+        charge = tl.load(v + cloud * m + rows, mask=rows < m, other=0.0).to(SUMS)  # (BLOCK_M,)
         tl.store(shares + tl.program_id(0), factor_k * tl.sum(charge * u_sum))
     if u is not None:
         _store(u + cloud * m + rows, factor_k * u_sum, rows < m, left_out)
@@ -113,73 +135,24 @@ def _evaluate(
         _store(f + offsets, factor_phi * f_sum, inside, left_out)
 
 
-@triton.jit(do_not_specialize=["m", "n"])
-def _tangent(
-    x,
-    s,
-    y,
-    t,
-    v,
-    last,
-    du,
-    df,
-    left_out,
-    parameters,
-    m,
-    n,
-    KINDS: tl.constexpr,
-    D: tl.constexpr,
-    SUMS: tl.constexpr,
-    UNROLL: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TILE_M: tl.constexpr,
-    TILE_N: tl.constexpr,
-):
-    cloud, rows, offsets, inside = _place(m, D, BLOCK_M, BLOCK_D)
-    target = tl.load(x + offsets, mask=inside, other=0.0).to(SUMS)
-    target_move = tl.load(s + offsets, mask=inside, other=0.0).to(SUMS)
-    coefficients = radial.unpack(KINDS, parameters, SUMS)
-    du_sum = tl.zeros((BLOCK_M,), SUMS)
-    df_sum = tl.zeros((BLOCK_M, BLOCK_D), SUMS)
-    start = cloud * n
-    stop = start + (n if last is None else tl.load(last + cloud))
-    flags = _tiles(cloud, rows, m, n, TILE_M, TILE_N)
-    for tile in range(1 if left_out is None else tl.cdiv(stop - start, TILE_N)):
-        begin, end = _span(left_out, flags + tile, start + tile * TILE_N, stop, TILE_N)
-        for first in range(begin, end, UNROLL):
-            for k in tl.static_range(UNROLL):
-                j = first + k
-                charge = tl.load(v + j, mask=j < end, other=0.0).to(SUMS)
-                d = target - _row(y, j, end, D, BLOCK_D).to(SUMS)
-                move = target_move - _row(t, j, end, D, BLOCK_D).to(SUMS)
-                q = tl.sum(d * d, 1) + radial.guard(SUMS)
-                along = tl.sum(d * move, 1)
-                vphi, bend, inverse = radial.charged_slopes(KINDS, coefficients, q, along, charge)
-                du_sum += vphi * along
-                df_sum += vphi[:, None] * move + bend[:, None] * (d * inverse[:, None])
+def _launch(points, v, last, sums, left_out, codes, parameters, block=None):
+    """Sum over charges v and write `sums` (u, f, shares), or add to them.
 
-    _, factor = radial.outer_factors(KINDS, coefficients)
-    _store(du + cloud * m + rows, factor * du_sum, rows < m, left_out)
-    _store(df + offsets, factor * df_sum, inside, left_out)
-
-
-def _launch(kernel, points, v, last, sums, left_out, kinds, parameters, block=None):
-    """Run `kernel` on points (targets before sources) and charges v, writing `sums` or adding to them."""
-    x, n = points[0], v.shape[1]
+    points: (x, y), or (x, s, y, t) for derivatives.
+    """
+    x, s, y, t = (points[0], None, points[1], None) if len(points) == 2 else points
     batch, m, d = x.shape
-    block_m, warps = block or direct_block(kernel, d * (len(points) // 2), sum_dtype(x))
+    block_m, warps = block or direct_block(_sums, d * (len(points) // 2), sum_dtype(x))
     flags, tile_m, tile_n = left_out or (None, 1, 1)
-    kernel[(batch * triton.cdiv(m, block_m),)](
-        *(p.contiguous() for p in points),
-        v.contiguous(),
+    _sums[(batch * triton.cdiv(m, block_m),)](
+        *(None if p is None else p.contiguous() for p in (x, s, y, t, v)),
         last,
         *sums,
         flags,
         parameters,
         m,
-        n,
-        KINDS=kinds,
+        v.shape[1],
+        CODES=codes,
         D=d,
         SUMS=tl.float64 if sum_dtype(x) == torch.float64 else tl.float32,
         UNROLL=1 if left_out else 4,
@@ -197,32 +170,32 @@ def _last(v):
     return last_charge(v) if v.shape[1] > FEW_SOURCES else None
 
 
-def evaluate(x, y, v, kinds, parameters, potential, field):
+def evaluate(x, y, v, codes, parameters, potential, field):
     """`Backend.evaluate`; the kernel as in `kernels.radial`."""
     sums = outputs(x, 1, potential, field)
-    _launch(_evaluate, (x, y), v, _last(v), (*sums, None), None, kinds, parameters)
+    _launch((x, y), v, _last(v), (*sums, None), None, codes, parameters)
     return joined(x, *sums)
 
 
-def energy(z, w, kinds, parameters, field):
+def energy(z, w, codes, parameters, field):
     """(sum_ij w_i w_j k(z_i, z_j), (B,), potential, field) of clouds z with charges w on themselves, in one launch."""
     batch, m, d = z.shape
-    block = whole_cloud_block(_evaluate, d, m, sum_dtype(z))
+    block = whole_cloud_block(_sums, d, m, sum_dtype(z))
     sums = outputs(z, 1, True, field)
     shares = torch.empty(batch, triton.cdiv(m, block[0]), dtype=sum_dtype(w), device=w.device)
-    _launch(_evaluate, (z, z), w, _last(w), (*sums, shares), None, kinds, parameters, block)
+    _launch((z, z), w, _last(w), (*sums, shares), None, codes, parameters, block)
     value = shares[:, 0] if shares.shape[1] == 1 else shares.sum(1)
     return value.to(w.dtype), *joined(z, *sums)
 
 
-def tangent(x, y, v, s, t, kinds, parameters):
+def tangent(x, y, v, s, t, codes, parameters):
     """`Backend.tangent`."""
     sums = outputs(x, 1, True, True)
-    _launch(_tangent, (x, s, y, t), v, _last(v), sums, None, kinds, parameters)
+    _launch((x, s, y, t), v, _last(v), (*sums, None), None, codes, parameters)
     return joined(x, *sums)
 
 
-def add_left_out(points, v, last, sums, left_out, kinds, parameters):
+def add_left_out(points, v, last, sums, left_out, codes, parameters):
     """Add to `sums`, (B, m) and (B, m, d) in float32, the pairs in tiles that were left out.
 
     Args:
@@ -230,7 +203,4 @@ def add_left_out(points, v, last, sums, left_out, kinds, parameters):
         last: `last_charge(v)`.
         left_out: (flags (B, tiles of targets, tiles of sources), targets a tile, sources a tile).
     """
-    if len(points) == 2:
-        _launch(_evaluate, points, v, last, (*sums, None), left_out, kinds, parameters)
-    else:
-        _launch(_tangent, points, v, last, sums, left_out, kinds, parameters)
+    _launch(points, v, last, (*sums, None), left_out, codes, parameters)

@@ -2,7 +2,7 @@
 
 A program owns BLOCK_M targets of one cloud and BLOCK_F components of their field. For each tile of sources
 
-    S = x y^T,    q = |x|^2 + |y|^2 - 2 S,    W = v phi(q),    f += W 1 x - W y,
+    S = x y^T,    q = |x|^2 + |y|^2 - 2 S,    W = v phi(q),    f += (W 1) x - W y,
 
 of clouds centred first. Where q is small against |x|^2 + |y|^2 it has lost its digits, and so has the difference of
 the last two terms. A tile with such a pair is left out and noted down; the direct sums add it afterwards.
@@ -39,6 +39,7 @@ def _vector(numbers, row, count, ROWS: tl.constexpr):
 
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
+    """The matrix product of float32 tiles, (M, K) by (K, N), summed in float32; PRECISION is that of its factors."""
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
     else:
@@ -59,17 +60,21 @@ def _products(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Products of the points of cloud a (m, D) from `row` on and of cloud b (n, D) from `column` on."""
+    """(BLOCK_M, BLOCK_N) inner products of cloud a (m, D) from point `row` on with cloud b (n, D) from `column` on."""
     found = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in range(0, D, BLOCK_D):
-        at_b = tl.trans(_load(b, column, n, k, D, BLOCK_N, BLOCK_D))
+        at_b = tl.trans(_load(b, column, n, k, D, BLOCK_N, BLOCK_D))  # (BLOCK_D, BLOCK_N)
         found += _dot(_load(a, row, m, k, D, BLOCK_M, BLOCK_D), at_b, PRECISION)
     return found
 
 
 @triton.jit
 def _distances(q, scale, charges, i, j, SAME: tl.constexpr):
-    """(q kept from zero and below, pairs of a point with itself, whether the tile is to be left out)."""
+    """(q kept from zero and below, which pairs are a point with itself, whether the tile is to be left out).
+
+    q and scale = |x|^2 + |y|^2 are tiles (BLOCK_M, BLOCK_N) with the targets i (BLOCK_M,) and the sources j (BLOCK_N,);
+    charges (1, BLOCK_N). Only with SAME, of a cloud on itself, is a pair with i = j known to coincide.
+    """
     near = (q <= NEAR * scale) & (charges != 0)
     itself = i[:, None] == j[None, :]
     if SAME:
@@ -80,7 +85,11 @@ def _distances(q, scale, charges, i, j, SAME: tl.constexpr):
 
 @triton.jit
 def _place(batch, m, n, PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(cloud, first row, part of the field, split and cloud in one, split, row of tiles) of this program."""
+    """What this program works on: (cloud, first row, part of the field, group, share, first flag of its row of tiles).
+
+    Parts come first, so that neighbours read the same points, then blocks of targets, then groups: group g is cloud
+    g % batch and share g // batch of its sources.
+    """
     blocks = tl.cdiv(m, BLOCK_M)
     block = tl.program_id(0) // PARTS % blocks
     group = tl.program_id(0) // PARTS // blocks
@@ -91,13 +100,14 @@ def _place(batch, m, n, PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.
 
 @triton.jit
 def _store_field(f, value, row, m, column, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr):
+    """Write value (BLOCK_M, BLOCK_F) to f (m, D) from (row, column) on, but for what lies outside."""
     rows = tl.arange(0, BLOCK_M)[:, None]
     columns = column + tl.arange(0, BLOCK_F)[None, :]
     tl.store(f + row.to(tl.int64) * D + rows * D + columns, value, mask=(rows < m - row) & (columns < D))
 
 
 @triton.jit(do_not_specialize=["batch", "m", "n", "splits"])
-def _evaluate(
+def _sums(
     points,
     products,
     v,
@@ -110,8 +120,9 @@ def _evaluate(
     m,
     n,
     splits,
-    KINDS: tl.constexpr,
+    CODES: tl.constexpr,
     D: tl.constexpr,
+    TANGENT: tl.constexpr,
     SAME: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -119,105 +130,77 @@ def _evaluate(
     BLOCK_D: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
+    """Potential and BLOCK_F components of the field at BLOCK_M targets a program; with TANGENT their derivatives.
+
+    Which program takes what is told by `_place`. The potential is written by programs of the first part.
+
+    Pointers: points, a tuple of targets and sources x (B, m, D) and y (B, n, D), or with TANGENT of these and their
+    directions, (x, s, y, t); products, their inner products with x or y itself, in the same order, (B, m) and (B, n);
+    charges v (B, n); last (B,), how many sources to read. Written are u (splits, B, m) and f (splits, B, m, D), each
+    unless None, and left_out (B, tiles of targets, tiles of sources): which tiles these sums lack.
+
+    CODES and parameters are the kernel, see `kernels.radial`. SAME: x and y are one cloud. PRECISION is that of the
+    factors of matrix products. BLOCK_D coordinates are multiplied at a time. All sums are in float32.
+    """
     PARTS: tl.constexpr = 1 if f is None else (D + BLOCK_F - 1) // BLOCK_F
-    cloud, row, part, group, split, row_of_tiles = _place(batch, m, n, PARTS, BLOCK_M, BLOCK_N)
+    Y: tl.constexpr = 2 if TANGENT else 1  # where sources stand in `points`
+    cloud, row, part, group, share, row_of_tiles = _place(batch, m, n, PARTS, BLOCK_M, BLOCK_N)
     x = points[0] + cloud * m * D
-    y = points[1] + cloud * n * D
-    xx = _vector(products[0] + cloud * m, row, m, BLOCK_M)
-    coefficients = radial.unpack(KINDS, parameters, tl.float32)
+    y = points[Y] + cloud * n * D
+    xx = _vector(products[0] + cloud * m, row, m, BLOCK_M)  # (BLOCK_M,)
+    if TANGENT:
+        s = points[1] + cloud * m * D
+        t = points[3] + cloud * n * D
+        xs = _vector(products[1] + cloud * m, row, m, BLOCK_M)  # (BLOCK_M,)
+        s_weights = tl.zeros((BLOCK_M,), tl.float32)
+    coefficients = radial.unpack(CODES, parameters, tl.float32)
     u_sum = tl.zeros((BLOCK_M,), tl.float32)
-    weights = tl.zeros((BLOCK_M,), tl.float32)
+    x_weights = tl.zeros((BLOCK_M,), tl.float32)
     f_sum = tl.zeros((BLOCK_M, BLOCK_F), tl.float32)
-    i = row + tl.arange(0, BLOCK_M)
-    first, stop = tile_range(tl.load(last + cloud), split, splits, BLOCK_N)
+    i = row + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    first, stop = tile_range(tl.load(last + cloud), share, splits, BLOCK_N)
     for tile in range(first, stop):
         column = tile * BLOCK_N
-        charges = _vector(v + cloud * n, column, n, BLOCK_N)[None, :]
-        scale = xx[:, None] + _vector(products[1] + cloud * n, column, n, BLOCK_N)[None, :]
-        xy = _products(x, y, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
-        j = column + tl.arange(0, BLOCK_N)
+        j = column + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+        charges = _vector(v + cloud * n, column, n, BLOCK_N)[None, :]  # (1, BLOCK_N)
+        scale = xx[:, None] + _vector(products[Y] + cloud * n, column, n, BLOCK_N)[None, :]  # (BLOCK_M, BLOCK_N)
+        if TANGENT:
+            along = xs[:, None] + _vector(products[3] + cloud * n, column, n, BLOCK_N)[None, :]  # (BLOCK_M, BLOCK_N)
+        xy = _products(x, y, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)  # (BLOCK_M, BLOCK_N)
+        if TANGENT:
+            along -= _products(x, t, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
+            along -= _products(s, y, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
         q, itself, leave = _distances(scale - 2 * xy, scale, charges, i, j, SAME)
         tl.store(left_out + row_of_tiles + tile, leave)
-        vk, vphi = radial.charged(KINDS, coefficients, q, charges)
-        if u is not None:
-            u_sum += tl.sum(tl.where(leave, 0.0, vk), 1)
-        if f is not None:
-            vphi = tl.where((leave | itself) if SAME else leave, 0.0, vphi)
-            weights += tl.sum(vphi, 1)
-            f_sum += _dot(vphi, _load(y, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
+        if TANGENT:
+            if SAME:
+                along = tl.where(itself, 0.0, along)
+            vphi, bend, inverse = radial.charged_slopes(CODES, coefficients, q, along, tl.where(leave, 0.0, charges))
+            bend *= inverse  # no near pairs are left, whose bend would overflow
+            u_sum += tl.sum(vphi * along, 1)
+            s_weights += tl.sum(vphi, 1)
+            x_weights += tl.sum(bend, 1)
+            f_sum += _dot(vphi, _load(t, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
+            f_sum += _dot(bend, _load(y, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
+        else:
+            vk, vphi = radial.charged(CODES, coefficients, q, charges)
+            if u is not None:
+                u_sum += tl.sum(tl.where(leave, 0.0, vk), 1)
+            if f is not None:
+                vphi = tl.where((leave | itself) if SAME else leave, 0.0, vphi)
+                x_weights += tl.sum(vphi, 1)
+                f_sum += _dot(vphi, _load(y, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
 
-    factor_k, factor_phi = radial.outer_factors(KINDS, coefficients)
+    factor_k, factor_phi = radial.outer_factors(CODES, coefficients)
+    if TANGENT:
+        factor_k = factor_phi
     if u is not None:
         tl.store(u + group * m + i, factor_k * u_sum, mask=i < tl.where(part == 0, m, 0))
     if f is not None:
-        f_sum = weights[:, None] * _load(x, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F) - f_sum
+        f_sum = x_weights[:, None] * _load(x, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F) - f_sum
+        if TANGENT:
+            f_sum += s_weights[:, None] * _load(s, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F)
         _store_field(f + group * m * D, factor_phi * f_sum, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F)
-
-
-@triton.jit(do_not_specialize=["batch", "m", "n", "splits"])
-def _tangent(
-    points,
-    products,
-    v,
-    last,
-    du,
-    df,
-    left_out,
-    parameters,
-    batch,
-    m,
-    n,
-    splits,
-    KINDS: tl.constexpr,
-    D: tl.constexpr,
-    SAME: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-):
-    PARTS: tl.constexpr = (D + BLOCK_F - 1) // BLOCK_F
-    cloud, row, part, group, split, row_of_tiles = _place(batch, m, n, PARTS, BLOCK_M, BLOCK_N)
-    x = points[0] + cloud * m * D
-    s = points[1] + cloud * m * D
-    y = points[2] + cloud * n * D
-    t = points[3] + cloud * n * D
-    xx = _vector(products[0] + cloud * m, row, m, BLOCK_M)
-    xs = _vector(products[1] + cloud * m, row, m, BLOCK_M)
-    coefficients = radial.unpack(KINDS, parameters, tl.float32)
-    du_sum = tl.zeros((BLOCK_M,), tl.float32)
-    x_weights = tl.zeros((BLOCK_M,), tl.float32)
-    s_weights = tl.zeros((BLOCK_M,), tl.float32)
-    df_sum = tl.zeros((BLOCK_M, BLOCK_F), tl.float32)
-    i = row + tl.arange(0, BLOCK_M)
-    first, stop = tile_range(tl.load(last + cloud), split, splits, BLOCK_N)
-    for tile in range(first, stop):
-        column = tile * BLOCK_N
-        charges = _vector(v + cloud * n, column, n, BLOCK_N)[None, :]
-        scale = xx[:, None] + _vector(products[2] + cloud * n, column, n, BLOCK_N)[None, :]
-        along = xs[:, None] + _vector(products[3] + cloud * n, column, n, BLOCK_N)[None, :]
-        xy = _products(x, y, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
-        along -= _products(x, t, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
-        along -= _products(s, y, row, column, m, n, D, PRECISION, BLOCK_M, BLOCK_N, BLOCK_D)
-        j = column + tl.arange(0, BLOCK_N)
-        q, itself, leave = _distances(scale - 2 * xy, scale, charges, i, j, SAME)
-        tl.store(left_out + row_of_tiles + tile, leave)
-        if SAME:
-            along = tl.where(itself, 0.0, along)
-        vphi, bend, inverse = radial.charged_slopes(KINDS, coefficients, q, along, tl.where(leave, 0.0, charges))
-        bend *= inverse  # no near pairs are left, whose bend would overflow
-        du_sum += tl.sum(vphi * along, 1)
-        s_weights += tl.sum(vphi, 1)
-        x_weights += tl.sum(bend, 1)
-        df_sum += _dot(vphi, _load(t, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
-        df_sum += _dot(bend, _load(y, column, n, part * BLOCK_F, D, BLOCK_N, BLOCK_F), PRECISION)
-
-    _, factor = radial.outer_factors(KINDS, coefficients)
-    tl.store(du + group * m + i, factor * du_sum, mask=i < tl.where(part == 0, m, 0))
-    df_sum = s_weights[:, None] * _load(s, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F) - df_sum
-    df_sum += x_weights[:, None] * _load(x, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F)
-    _store_field(df + group * m * D, factor * df_sum, row, m, part * BLOCK_F, D, BLOCK_M, BLOCK_F)
 
 
 def _centred(x, y, v):
@@ -229,13 +212,16 @@ def _centred(x, y, v):
     return y if same else (x - centre).contiguous(), y, same
 
 
-def _launch(sums, kernel, points, v, kinds, parameters, potential, field, precision):
-    """Run `kernel` on points, (x, y) or (x, s, y, t); returns the sums with what it left out, in the dtype of x."""
+def _launch(sums, points, v, codes, parameters, potential, field, precision):
+    """`sums`, "evaluate" of points (x, y) or "tangent" of (x, s, y, t), with charges v, in the dtype of x.
+
+    Returns potential and field, or their derivatives, None for what is not wanted.
+    """
     half = len(points) // 2
     x, y = points[0], points[half]
     batch, m, d = x.shape
     n = y.shape[1]
-    block = high_d_block(sums, kernel, d, precision)
+    block = high_d_block(sums, _sums, d, precision)
     tiles = triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(n, block["BLOCK_N"])
     programs = batch * tiles[0] * (triton.cdiv(d, block["BLOCK_F"]) if field else 1)
     splits = split(x, programs, tiles[1])
@@ -244,7 +230,7 @@ def _launch(sums, kernel, points, v, kinds, parameters, potential, field, precis
     x, y, same = _centred(x, y, v)
     u, f = outputs(x, splits, potential, field)
     centred = (x, *(p.contiguous() for p in points[1:half]), y, *(p.contiguous() for p in points[half + 1 :]))
-    kernel[(splits * programs,)](
+    _sums[(splits * programs,)](
         centred,
         tuple(((x if i < half else y) * p).sum(-1, dtype=torch.float32) for i, p in enumerate(centred)),
         v.contiguous(),
@@ -257,25 +243,26 @@ def _launch(sums, kernel, points, v, kinds, parameters, potential, field, precis
         m,
         n,
         splits,
-        KINDS=kinds,
+        CODES=codes,
         D=d,
+        TANGENT=sums == "tangent",
         SAME=same,
         enable_fp_fusion=True,
         **block,
     )
     found = joined(x, u, f)
-    add_left_out(points, v, last, found, (left_out, block["BLOCK_M"], block["BLOCK_N"]), kinds, parameters)
+    add_left_out(points, v, last, found, (left_out, block["BLOCK_M"], block["BLOCK_N"]), codes, parameters)
     return tuple(None if part is None else part.to(points[0].dtype) for part in found)
 
 
-def evaluate(x, y, v, kinds, parameters, potential, field, precision="tf32x3"):
+def evaluate(x, y, v, codes, parameters, potential, field, precision="tf32x3"):
     """`Backend.evaluate` in float32; the kernel as in `kernels.radial`.
 
     `precision` is that of products: "tf32x3" (as good as float32), "tf32" or "bf16".
     """
-    return _launch("evaluate", _evaluate, (x, y), v, kinds, parameters, potential, field, precision)
+    return _launch("evaluate", (x, y), v, codes, parameters, potential, field, precision)
 
 
-def tangent(x, y, v, s, t, kinds, parameters, precision="tf32x3"):
+def tangent(x, y, v, s, t, codes, parameters, precision="tf32x3"):
     """`Backend.tangent` in float32; `precision` as for `evaluate`."""
-    return _launch("tangent", _tangent, (x, s, y, t), v, kinds, parameters, True, True, precision)
+    return _launch("tangent", (x, s, y, t), v, codes, parameters, True, True, precision)

@@ -18,14 +18,17 @@ WIDTH = 8
 
 @triton.jit
 def _chunk(q, x, y, rows, columns, m, n, d, first, WIDTH: tl.constexpr):
-    """q + the squared differences in coordinates [first, first + WIDTH) of clouds laid out as (d, m) and (d, n)."""
+    """q + the squared differences in coordinates [first, first + WIDTH) of clouds laid out as (d, m) and (d, n).
+
+    q (BLOCK_M, BLOCK_N) is the tile of pairs of the points `rows` (BLOCK_M,) of x and `columns` (BLOCK_N,) of y.
+    """
     for k in tl.static_range(WIDTH):
         coordinate = first + k
         at_x = x + coordinate * m.to(tl.int64) + rows
         at_y = y + coordinate * n.to(tl.int64) + columns
         at_x = tl.load(at_x, mask=rows < tl.where(coordinate < d, m, 0), other=0.0).to(q.dtype)
         at_y = tl.load(at_y, mask=columns < tl.where(coordinate < d, n, 0), other=0.0).to(q.dtype)
-        difference = at_x[:, None] - at_y[None, :]
+        difference = at_x[:, None] - at_y[None, :]  # (BLOCK_M, BLOCK_N)
         q += difference * difference
     return q
 
@@ -49,12 +52,24 @@ def _nearest(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """The source nearest to each of BLOCK_M targets, among all sources or a share of them.
+
+    Program p takes block p % cdiv(m, BLOCK_M) of the targets of group p // cdiv(m, BLOCK_M); group g is cloud
+    g % batch, and of its sources the share g // batch of `splits`.
+
+    Pointers: x (B, m, d) and y (B, n, d), or with UNROLLED = 0 laid out as (B, d, m) and (B, d, n); mask (B, n), zero
+    for padding, and last (B,), where padding starts, both None where there is none. Written are index (splits, B, m),
+    int64, and least (splits, B, m), the squared distance, unless None.
+
+    UNROLLED is d if the coordinates of a target are held in registers; 0 if they are loaded WIDTH at a time for every
+    tile. SUMS is the dtype of squared distances.
+    """
     group = tl.program_id(0) // tl.cdiv(m, BLOCK_M)
-    rows = (tl.program_id(0) % tl.cdiv(m, BLOCK_M)) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows = (tl.program_id(0) % tl.cdiv(m, BLOCK_M)) * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
     cloud = (group % batch).to(tl.int64)
     x += cloud * m * d
     y += cloud * n * d
-    target = ()
+    target = ()  # UNROLLED times (BLOCK_M, 1)
     for k in tl.static_range(UNROLLED):
         target += (tl.load(x + rows.to(tl.int64) * UNROLLED + k, mask=rows < m, other=0.0).to(SUMS)[:, None],)
 
@@ -62,13 +77,13 @@ def _nearest(
     met = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     stop = n if last is None else tl.load(last + cloud)
     first, end = tile_range(stop, group // batch, splits, BLOCK_N)
-    source = y + first.to(tl.int64) * (BLOCK_N * UNROLLED) + tl.arange(0, BLOCK_N) * UNROLLED
+    source = y + first.to(tl.int64) * (BLOCK_N * UNROLLED) + tl.arange(0, BLOCK_N) * UNROLLED  # (BLOCK_N,)
     for tile in range(first, end):
-        columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
         real = columns < n
         if mask is not None:
             real = tl.load(mask + cloud * n + columns, mask=real, other=0) != 0
-        q = tl.zeros((BLOCK_M, BLOCK_N), SUMS) + tl.where(real, 0.0, float("inf"))[None, :]
+        q = tl.zeros((BLOCK_M, BLOCK_N), SUMS) + tl.where(real, 0.0, float("inf"))[None, :]  # (BLOCK_M, BLOCK_N)
         for k in tl.static_range(UNROLLED):
             difference = target[k] - tl.load(source + k, mask=columns < n, other=0.0).to(SUMS)[None, :]
             q += difference * difference
@@ -80,9 +95,9 @@ def _nearest(
         best = tl.where(closer, q, best)
         met = tl.where(closer, tile, met)
 
-    value = tl.min(best, 1)
-    columns = met * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    column = tl.min(tl.where(best == value[:, None], columns, n), 1)
+    value = tl.min(best, 1)  # (BLOCK_M,)
+    columns = met * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]  # (BLOCK_M, BLOCK_N)
+    column = tl.min(tl.where(best == value[:, None], columns, n), 1)  # (BLOCK_M,)
     # Squares that all overflow have no least one, but padding must not be found.
     column = tl.where(value < float("inf"), column, tl.maximum(stop - 1, 0))
     out = group.to(tl.int64) * m + rows

@@ -7,14 +7,19 @@ import triton.language as tl
 
 @triton.jit
 def _pack_array(array, packed, rows, inside, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Write `rows` (BLOCK_N,) of array (B * n, WIDTH) as the columns of a tile (WIDTH, BLOCK_N), zero if not inside."""
     for k in tl.static_range(WIDTH):
         tl.store(packed + k * BLOCK_N, tl.load(array + rows * WIDTH + k, mask=inside, other=0.0))
 
 
 @triton.jit(do_not_specialize=["n"])
 def _pack(arrays, packed, n, tiles, WIDTHS: tl.constexpr, TOTAL: tl.constexpr, BLOCK_N: tl.constexpr):
+    """One tile of sources a program: program p makes tile p % tiles of cloud p // tiles.
+
+    Pointers: arrays, a tuple of (B, n, width) with widths WIDTHS, TOTAL in all; packed (B, tiles, TOTAL, BLOCK_N).
+    """
     cloud = (tl.program_id(0) // tiles).to(tl.int64)
-    columns = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = (tl.program_id(0) % tiles) * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     packed += tl.program_id(0).to(tl.int64) * (TOTAL * BLOCK_N) + tl.arange(0, BLOCK_N)
     for i in tl.static_range(len(WIDTHS)):
         _pack_array(arrays[i], packed, cloud * n + columns, columns < n, tl.constexpr(WIDTHS[i]), BLOCK_N)
@@ -23,13 +28,16 @@ def _pack(arrays, packed, n, tiles, WIDTHS: tl.constexpr, TOTAL: tl.constexpr, B
 
 @triton.jit(do_not_specialize=["n"])
 def _last_charge(v, last, n, BLOCK: tl.constexpr):
-    """1 + the index of a cloud's last charge that is not zero, searched from the end."""
+    """1 + the index of a cloud's last charge that is not zero, searched from the end, BLOCK charges at a time.
+
+    Program p takes cloud p. Pointers: v (B, n), charges or a mask; last (B,) int32, written.
+    """
     cloud = tl.program_id(0).to(tl.int64)
     start = tl.cdiv(n, BLOCK) * BLOCK
     found = 0
     while (found == 0) & (start > 0):
         start -= BLOCK
-        columns = start + tl.arange(0, BLOCK)
+        columns = start + tl.arange(0, BLOCK)  # (BLOCK,)
         charge = tl.load(v + cloud * n + columns, mask=columns < n, other=0.0)
         found = tl.max(tl.where(charge != 0, columns + 1, 0))
     tl.store(last + cloud, found)
@@ -37,7 +45,7 @@ def _last_charge(v, last, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def tile_range(last, split, splits, BLOCK_N: tl.constexpr):
-    """The tiles of the sources [0, last) that fall to one of `splits` programs."""
+    """Which tiles of the sources [0, last) make share `split` of `splits`: (first, end)."""
     tiles = tl.cdiv(last, BLOCK_N)
     share = tl.cdiv(tiles, splits)
     return split * share, tl.minimum((split + 1) * share, tiles)

@@ -38,7 +38,7 @@ def small_transport(seed=0, dtype=torch.float64, **options):
     """A transport map on points in dimension 8 and 2 with two cross-attention layers, seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sizes = {"heads": 2, "dim_lift": (4, 6, 8), "dim_hidden": 12, "dim_final": 10, "cross_layers": 2}
+        sizes = {"num_heads": 2, "dim_lift": (4, 6, 8), "dim_hidden": 12, "dim_final": 10, "cross_layers": 2}
         return TransportMap(8, 2, **{**sizes, **options}).to(dtype)
 
 

@@ -6,7 +6,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.interop.original.flow import FirstKernelFlow
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
 from ddeq_fast.interop.original.state_dicts import from_original
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
@@ -80,7 +80,7 @@ def classifier(request):
         if key.startswith("state_dict/")
     }
     transport = TransportMap(
-        16, golden["x"].shape[-1], heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2
+        16, golden["x"].shape[-1], num_heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2
     )
     steps, lr = int(golden["flow_steps"]), float(golden["flow_lr"])
     model = Classifier(transport, golden["logits"].shape[-1], solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))

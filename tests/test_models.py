@@ -291,7 +291,7 @@ X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
         (X, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
         (X, {"start": Z.to("meta")}, ValueError, "start is on meta but x is on cpu"),
         (X, {"anchors": Z}, TypeError, "anchors must be PointClouds, points and weights, got Tensor"),
-        (X, {"anchors": (Z[:1], None)}, ValueError, "anchors must have shape (2, m, 8), got (1, 3, 8)"),
+        (X, {"anchors": (Z[:1], None)}, ValueError, "anchors.points must have shape (2, m, 8), got (1, 3, 8)"),
         (X, {"anchors": (Z, -Z[..., 0] - 1)}, ValueError, "anchors.weights must be nonnegative, got a minimum of -1"),
     ],
 )

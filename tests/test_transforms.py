@@ -74,7 +74,8 @@ NAMES = list(cases(None))
 
 
 def test_the_table_is_complete():
-    computing = [name for name in ddeq_fast.__all__ if not isinstance(getattr(ddeq_fast, name), type)]
+    sums = [name for name, room in ddeq_fast._HOME.items() if room.startswith(("sums", "distances"))]
+    computing = [name for name in sums if not isinstance(getattr(ddeq_fast, name), type)]
     assert sorted(computing) == sorted(NAMES)
 
 

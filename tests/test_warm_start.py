@@ -11,7 +11,7 @@ from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward, solve
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
-    transport = TransportMap(8, 2, heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
+    transport = TransportMap(8, 2, num_heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
     return DDEQ(transport, 4, solver="anderson").double()
 
 

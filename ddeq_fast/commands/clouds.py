@@ -117,7 +117,7 @@ def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resum
     from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
     from ddeq_fast.data.files import load_points
     from ddeq_fast.training import choose_device
-    from ddeq_fast.utils import checkpoints, drawing, locks
+    from ddeq_fast.utils import drawing, files, locks
     from ddeq_fast.utils.validation import check_integer
 
     settings = Settings(**settings)
@@ -135,7 +135,7 @@ def _flow(target, out, picture, kernel, backend, device, checkpoint_every, resum
     with ExitStack() as held:
         for path in outputs:
             held.enter_context(locks.alone(path.with_name(f".{path.name}.lock"), str(path)))
-        checkpoints.remove_leftovers(*outputs, checkpoint)
+        files.remove_leftovers(*outputs, checkpoint)
         if resume:
             flow.restore(checkpoint)
         elif checkpoint.exists():
@@ -215,7 +215,7 @@ def _check_output(option: str, path: Path, endings: tuple[str, ...], target: Pat
 
 def _summary(flow, target) -> str:
     """What is about to be done, and for how long."""
-    from ddeq_fast.commands.explain import duration
+    from ddeq_fast.utils.units import duration
 
     n, d = flow.target.shape
     step, left = flow.step_seconds(), flow.settings.steps - flow.done

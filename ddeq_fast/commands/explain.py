@@ -7,6 +7,7 @@ import torch
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils.units import duration, size
 from ddeq_fast.utils.validation import check_choice, check_device, check_integer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,7 +49,7 @@ def explain(
     ]
     if x.device.type == "cpu":
         lines.append(f"Times are scaled from measurements on {costs.table()['machine']['cpu']}.")
-    lines.append(f"Matrices of pairs may take {_size(backends.memory_budget())} (DDEQ_FAST_MEMORY, set_memory_budget).")
+    lines.append(f"Matrices of pairs may take {size(backends.memory_budget())} (DDEQ_FAST_MEMORY, set_memory_budget).")
     return "\n".join(lines)
 
 
@@ -65,11 +66,11 @@ def _row(name, shape, x, y, kernel, taken) -> tuple[str, ...]:
     if reason is not None:
         return (mark, "-", "-", "-", f"cannot: {reason}")
     seconds = costs.call_seconds(name, shape, kernel, x.dtype) if x.device.type == "cpu" else None
-    memory = costs.call_bytes(name, shape, x.element_size(), x.device)
+    memory = costs.call_bytes(name, shape, x.elementsize(), x.device)
     note = "an estimate, not exact" if name == "sliced" else ""
     if seconds is None:
-        return (mark, "not measured", "not measured", "-" if memory is None else _size(memory), note)
-    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), _size(memory), note)
+        return (mark, "not measured", "not measured", "-" if memory is None else size(memory), note)
+    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), size(memory), note)
 
 
 def _why(taken: str, x) -> str:
@@ -84,18 +85,3 @@ def _why(taken: str, x) -> str:
 
 def _where(device: torch.device) -> str:
     return f"cpu with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-
-
-def duration(seconds: float) -> str:
-    """Two digits and a unit."""
-    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor or unit == "us":
-            break
-    return f"{float(f'{seconds / factor:.2g}'):,g} {unit}"
-
-
-def _size(size: int) -> str:
-    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} B"

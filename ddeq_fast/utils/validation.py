@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,14 +37,16 @@ def check_share(name: str, value) -> float:
     return number
 
 
-def check_integer(name: str, value, *, low: int = 1, high: int | None = None) -> int:
-    """`value` as an int of at least `low`, and at most `high`."""
+def check_integer(name: str, value, *, low: int = 1, high: int = 2**63 - 1) -> int:
+    """`value` as an int of at least `low`, and at most `high`, by default what a tensor can count."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
-    if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, got {value}")
+    if value > high:
+        # Python refuses to write out thousands of digits.
+        got = value if value.bit_length() < 128 else f"one of {value.bit_length()} bits"
+        raise ValueError(f"{name} must be at most {high}, got {got}")
     return value
 
 
@@ -65,6 +69,15 @@ def check_choice(name: str, value, choices) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}; got {value!r}")
     return value
+
+
+def check_path(name: str, value) -> Path:
+    """`value`, a string or path, as a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    if "\0" in os.fspath(value) or not os.fspath(value):
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(value)
 
 
 def values_readable(tensor: Tensor) -> bool:
@@ -175,6 +188,11 @@ def check_some_left(name: str, some: Tensor) -> None:
     if not bool(some.all()):
         empty = (~some).reshape(-1).nonzero().reshape(-1).tolist()
         raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
+    return check_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def check_device(name: str) -> torch.device:

@@ -20,7 +20,7 @@ def test_every_kernel_and_class_of_shapes_can_be_tuned():
 
 def cost_of(table, favourite, gain):
     """A cost that only `favourite` lowers, and only while it is in the table as block of "75"."""
-    return lambda case: 1 - gain if favourite in launch.BLOCKS[table].get("75", {}).values() else 1.0
+    return lambda shape: 1 - gain if favourite in launch.BLOCKS[table].get("75", {}).values() else 1.0
 
 
 def test_the_best_block_is_found_and_the_table_put_back():
@@ -55,7 +55,7 @@ def test_launches_take_their_block_from_the_table(cloud, device):
         patch.setattr(low_d, "pack", lambda *a: packed.append(a[1]) or pack(*a))
         patch.setattr(launch, "architecture", lambda kernel: "75")
         with tune.using("low_d.evaluate", "75", 4, (16, 64, 2)):
-            low_d.evaluate(x, x, v, ("riesz_1",), tune.Case().call().args[4], True, False)
+            low_d.evaluate(x, x, v, ("riesz_1",), tune.Launch().prepared().args[4], True, False)
     assert packed == [64]
 
 
@@ -86,7 +86,7 @@ def test_without_a_gpu_it_says_what_to_do(capsys, monkeypatch):
 
 def test_a_run_rewrites_the_output(tmp_path, capsys, monkeypatch):
     file = tmp_path / "blocks.json"
-    monkeypatch.setattr(tune, "slots_for", lambda target: lambda case: launch.BLOCKS["nearest"]["90"][8][0])
+    monkeypatch.setattr(tune, "slots_for", lambda target: lambda shape: launch.BLOCKS["nearest"]["90"][8][0])
     assert tune.main(["--target", "sm_90", "--only", "nearest", "--output", str(file)]) == 0
     assert json.loads(file.read_text())["nearest"]["90"]["8"][0] == 16
     assert "| nearest | 8 | (16, " in capsys.readouterr().out

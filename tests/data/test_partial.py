@@ -116,7 +116,7 @@ def test_bad_arguments(ragged):
     with pytest.raises(ValueError, match=r"^count must be at least 1, got 0$"):
         Clusters(count=0)
     clouds = pad(ragged)
-    with pytest.raises(ValueError, match=r"^clouds_weights leaves no point in cloud 2 of the batch$"):
+    with pytest.raises(ValueError, match=r"^clouds\.weights leaves no point in cloud 2 of the batch$"):
         Clusters()(PointClouds(clouds.points, clouds.weights * (torch.arange(5) != 2)[:, None]), generator(0))
     with pytest.raises(ValueError, match=r"^clouds must be finite"):
         Fraction()(torch.full((3, 2), torch.nan), generator(0))

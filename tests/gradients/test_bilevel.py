@@ -95,7 +95,7 @@ def test_frozen_particles_and_padding_are_held(contraction, cloud):
 
 def test_a_layer_trains_by_it(cloud):
     torch.manual_seed(0)
-    transport = TransportMap(8, 2, heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
+    transport = TransportMap(8, 2, num_heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
     with torch.no_grad():  # contractive, so that there is an equilibrium to differentiate
         for name, parameter in transport.named_parameters():
             if "weight" in name and parameter.dim() > 1:

@@ -4,7 +4,7 @@ import pytest
 
 import references
 from ddeq_fast import Gaussian, Laplacian, Riesz, wasserstein_gradient
-from ddeq_fast.interop.original.flow import FirstKernelFlow
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
 from ddeq_fast.solvers import FixedTarget, MMDFlow
 from problems import close
 

@@ -26,7 +26,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "weights.pth"
     prefix = "state_dict/"
     torch.save({k.removeprefix(prefix): torch.from_numpy(GOLDEN[k]) for k in GOLDEN if k.startswith(prefix)}, path)
-    sizes = {"heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2}
+    sizes = {"num_heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2}
     transport = TransportMap(16, 2, attend_to_padding=True, **sizes)
     steps, lr = int(GOLDEN["flow_steps"]), float(GOLDEN["flow_lr"])
     model = Completer(transport, solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))

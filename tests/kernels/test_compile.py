@@ -20,7 +20,7 @@ NVIDIA = [target for target in sass.TARGETS if target.startswith("sm_")]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """rows(target): {case: what `python -m bench roofline` found}, made once a target."""
+    """rows(target): {launch: what `python -m bench roofline` found}, made once a target."""
     made = {}
 
     def make(target):
@@ -30,7 +30,7 @@ def rows(tmp_path_factory):
             environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
             result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
-            made[target] = {row["case"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
+            made[target] = {row["launch"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
         return made[target]
 
     return make
@@ -41,10 +41,10 @@ def test_nothing_spills(target, rows):
     assert {name: row["spilled"] for name, row in rows(target).items() if row["spilled"]} == {}
 
 
-@pytest.mark.parametrize("case, most", [("d=2", 11), ("d=3", 13.5), ("d=3, potential", 10.5), ("d=3, field", 12.5)])
-def test_issue_slots_a_pair(case, most, rows):
+@pytest.mark.parametrize("launch, most", [("d=2", 11), ("d=3", 13.5), ("d=3, potential", 10.5), ("d=3, field", 12.5)])
+def test_issue_slots_a_pair(launch, most, rows):
     """The energy distance: d differences, d fma of the distance, one rsqrt, one product, 1 + d fma of the sums."""
-    assert rows("sm_90")[case]["slots"] <= most
+    assert rows("sm_90")[launch]["slots"] <= most
 
 
 @pytest.mark.parametrize("target", NVIDIA)

@@ -122,8 +122,8 @@ def test_sources_are_shared_out_where_programs_are_few(monkeypatch):
 @pytest.mark.parametrize("d, n", [(8, (1 << 28) + 9), (1024, (1 << 21) + 9)])
 def test_more_numbers_than_32_bits_count(d, n):
     """The last source lies past 2^31 coordinates, and so does the last target when the roles are exchanged."""
-    if torch.cuda.mem_get_info()[0] < 80 << 30:
-        pytest.skip("needs 80 GiB")
+    if torch.cuda.mem_get_info()[0] < 48 << 30:  # the largest takes half of it, and tests may share the GPU
+        pytest.skip("needs 48 GiB of free memory")
     many, charges = torch.zeros(1, n, d, dtype=torch.float16, device="cuda"), torch.zeros(1, n, device="cuda").half()
     many[0, -1], charges[0, -1] = 1, 1
     one = torch.zeros(1, 1, d, dtype=torch.float16, device="cuda")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddeq_fast.data.formats.precision import keeps
 from ddeq_fast.data.formats.reading import read_lines
 from ddeq_fast.data.formats.table import number, parse_table
 
@@ -67,6 +68,14 @@ def read_text(path: Path) -> np.ndarray:
     if any(names.count(axis) > 1 for axis in axes):
         raise ValueError(f"{path} names a coordinate twice: {', '.join(names)[:60]}")
     return table[:, [names.index(axis) for axis in axes]]
+
+
+def text_bytes(array: np.ndarray) -> bytes:
+    """A line a point (n, d), float32 or float64, in as many digits as reading needs to give the same back."""
+    words = [[f"{value:.9g}" for value in row] for row in array.tolist()]  # nine digits tell float32s apart
+    if array.dtype != np.float32 or not keeps(array, np.array(words).astype(np.float64)):
+        words = [list(map(repr, row)) for row in array.tolist()]
+    return "".join(" ".join(row) + "\n" for row in words).encode()
 
 
 def _uncommented(line: str) -> str:
