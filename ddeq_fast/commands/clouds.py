@@ -97,10 +97,10 @@ def _add_kernel(parser) -> None:
 
 
 def _kernel(text: str):
-    from ddeq_fast.sums.kernel_text import parse_kernel
+    from ddeq_fast.sums.text import parse
 
     try:
-        return parse_kernel(text)
+        return parse(text)
     except ValueError as error:  # argparse hides the message of any other
         raise argparse.ArgumentTypeError(str(error)) from error
 

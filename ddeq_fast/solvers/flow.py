@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,12 +10,10 @@ from torch import Tensor
 
 from ddeq_fast.solvers.base import IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import check_kernel
 from ddeq_fast.sums.mmd import signed_measure
-from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.operators import evaluate_plain
 from ddeq_fast.sums.radial import Mixture, RadialKernel
-from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair
 
 
@@ -96,7 +93,7 @@ class MMDFlow(IterativeSolver):
             self.anneal = check_pair("anneal", anneal, "(factor, minimum)")
             check_number("anneal factor", anneal[0])
             check_number("anneal minimum", anneal[1])
-            if not any(hasattr(term, "sigma") for k in self.kernels for _, term in k.terms()):
+            if all(k.bandwidth is None for k in self.kernels):
                 raise ValueError(f"anneal needs a kernel with a bandwidth, got {kernel!r}")
         if regulariser is not None:
             self.regulariser = check_pair("regulariser", regulariser, "(strength, p)")
@@ -140,12 +137,7 @@ class MMDFlow(IterativeSolver):
         if self.anneal is None:
             return state.kernel
         factor, minimum = self.anneal
-        return Mixture(
-            tuple(
-                (weight, replace(k, sigma=max(k.sigma * factor**step, minimum)) if hasattr(k, "sigma") else k)
-                for weight, k in state.kernel.terms()
-            )
-        )
+        return state.kernel.rescaled(factor**step, minimum)
 
     def step(self, problem, z, y, vjp, state, step):
         kernel = self.kernel_at(state, step)
@@ -171,11 +163,7 @@ class MMDFlow(IterativeSolver):
             targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
         n = z.shape[1]
         targets = targets if vjp is not None else targets[:, :n].contiguous()
-        if transforms.active():
-            f = evaluate(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
-        else:  # the operator takes as long as a small sum
-            name = backends.resolve(self.backend, targets, sources, kernel)
-            f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
+        f = evaluate_plain(targets, sources, charges, kernel, self.backend, False, True)[1]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:

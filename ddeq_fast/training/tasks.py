@@ -145,19 +145,19 @@ class Completion(Task):
         loss = squared_mmd(output.points, whole.points, x_weights=output.weights, y_weights=whole.weights).mean()
         parts = {"mmd": float(loss.detach())}
         if self.config.chamfer > 0:
-            distance = chamfer(output.points, whole.points, output.weights > 0, whole.mask).mean()
+            distance = chamfer(output.points, whole.points, x_mask=output.weights > 0, y_mask=whole.mask).mean()
             parts["chamfer"] = float(distance.detach())
             loss = loss + self.config.chamfer * distance
         if self.config.entropy > 0:
             new = (output.weights > 0) & ~output.observed
-            loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, new).mean()
+            loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, mask=new).mean()
         return loss, parts
 
     def results(self, output, inputs):
         """Chamfer distance and squared MMD to the whole cloud, and those of the partial cloud."""
         result = {}
         for prefix, cloud in (("", PointClouds(output.points, output.weights)), ("partial_", inputs.clouds)):
-            distances = chamfer(cloud.points, inputs.whole.points, cloud.mask, inputs.whole.mask)
+            distances = chamfer(cloud.points, inputs.whole.points, x_mask=cloud.mask, y_mask=inputs.whole.mask)
             weights = {"x_weights": cloud.weights, "y_weights": inputs.whole.weights}
             discrepancies = squared_mmd(cloud.points, inputs.whole.points, **weights)
             result |= {f"{prefix}chamfer": float(distances.mean()), f"{prefix}mmd": float(discrepancies.mean())}
