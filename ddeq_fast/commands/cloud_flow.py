@@ -21,7 +21,6 @@ from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.backends.sliced import Sliced
 from ddeq_fast.sums.fields import check_kernel, field
 from ddeq_fast.sums.mmd import signed_measure, squared_mmd
-from ddeq_fast.sums.operators import encode
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import checkpoints
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
@@ -145,7 +144,7 @@ class CloudFlow:
         (x, a), (y, b) = (self._draw(cloud) for cloud in (self.x, self.target))
         sources, charges = signed_measure(x, y, a, b)
         if self.backend != "sliced":
-            return field(self.x, sources, charges, self.kernel, backend=self.backend)
+            return field(self.x, sources, self.kernel, charges=charges, backend=self.backend)
         sliced = Sliced(self.settings.directions, seed=self.settings.seed + self.done)
         # Sorted once, as a cloud on itself, if the sources are the particles and the target.
         targets = self.x if self.settings.minibatch else sources
@@ -253,7 +252,7 @@ class CloudFlow:
         target = f"{len(self.target)} x {self.target.shape[1]} of spread {float(self.spread):.6g}"
         return {
             **vars(self.settings),
-            "kernel": encode(self.kernel),
+            "kernel": str(self.kernel),
             "target": target,
             "hash of the target": self._hash,
             "dtype": str(self.x.dtype),

@@ -65,10 +65,10 @@ def _try(name: str, device: str) -> str:
     """Whether the backend works, or why not."""
     x = torch.linspace(-1, 1, 24, device=device)[:, None]  # on a line even sliced sums are exact
     try:
-        u, f = potential_and_field(x, x, None, Riesz(1.0), backend=name)
+        u, f = potential_and_field(x, x, Riesz(1.0), backend=name)
     except Exception as error:  # whatever is wrong with it is what is asked
         return f"no: {error}"
-    expected = potential_and_field(x, x, None, Riesz(1.0), backend="dense")
+    expected = potential_and_field(x, x, Riesz(1.0), backend="dense")
     right = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip((u, f), expected, strict=True))
     return "works" if right else "no: its results differ from the dense backend's"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddeq_fast.sums.kernel_text import parse_kernel
 from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.sums.text import parse
 
 
 def add_run_folder(parser: argparse._ActionsContainer) -> None:
@@ -38,6 +38,6 @@ def add_kernel(parser: argparse._ActionsContainer) -> None:
 
 def _kernel(text: str) -> RadialKernel:
     try:
-        return parse_kernel(text)
+        return parse(text)
     except ValueError as error:  # argparse hides the message of any other
         raise argparse.ArgumentTypeError(str(error)) from error

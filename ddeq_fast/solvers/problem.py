@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.mmd import energy, normalised, signed_measure
+from ddeq_fast.sums.mmd import normalised, signed_measure
+from ddeq_fast.sums.operators import energy
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable
@@ -171,7 +172,7 @@ class Pushforward:
         """
         problem = self.prepared() if reusable else self
         if transforms.active():  # where requires_grad_ is refused
-            y, pull = torch.func.vjp(problem.image, z.detach())
+            y, pull, *_ = torch.func.vjp(problem.image, z.detach())
             return y, lambda g: pull(g)[0]
         with torch.enable_grad():
             z = z.detach().requires_grad_()

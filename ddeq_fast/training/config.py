@@ -123,7 +123,7 @@ class Config:
         choices=("autodiff", "witness"),
     )
 
-    backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.BACKWARDS)
+    backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
 
