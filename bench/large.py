@@ -77,10 +77,10 @@ def measure(method: str, n: int) -> dict:
     results = []
 
     def run():
-        results[:] = potential_and_field(x, x, v, backend=method)
+        results[:] = potential_and_field(x, x, charges=v, backend=method)
 
     few = x[: min(n, 1000)]
-    potential_and_field(few, few, v[: len(few)], backend=method)  # compiled, if it needs to be
+    potential_and_field(few, few, charges=v[: len(few)], backend=method)  # compiled, if it needs to be
     _trim()
     started = time.perf_counter()
     memory = peak_memory(run, "cpu")
@@ -89,7 +89,7 @@ def measure(method: str, n: int) -> dict:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    exact = potential_and_field(x[:CHECKED].double(), x.double(), v.double(), backend="dense")
+    exact = potential_and_field(x[:CHECKED].double(), x.double(), charges=v.double(), backend="dense")
     errors = [float((a[:CHECKED].double() - b).norm() / b.norm()) for a, b in zip(results, exact, strict=True)]
     return {"method": method, "n": n, "seconds": min(times), "peak_bytes": memory, "error": max(errors)}
 

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from ddeq_fast.distances.points import real_points
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.operators import evaluate
 from ddeq_fast.sums.radial import Gaussian
 from ddeq_fast.utils.validation import check_cloud, check_number
 
@@ -36,7 +36,7 @@ def kde_entropy(x: Tensor, bandwidth: float, mask: Tensor | None = None, *, back
             that is not positive, an unknown backend.
     """
     check_cloud("x", x)
-    kernel = encode(Gaussian(check_number("bandwidth", bandwidth)))
+    kernel = Gaussian(check_number("bandwidth", bandwidth))
     real = real_points("mask", mask, x)
     real = x.new_ones(x.shape[:-1]) if real is None else real
     backend = backends.check_whole("kde_entropy", backend)

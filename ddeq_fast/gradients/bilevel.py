@@ -24,7 +24,7 @@ from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.mmd import signed_measure
-from ddeq_fast.sums.operators import encode, tangent
+from ddeq_fast.sums.operators import tangent
 from ddeq_fast.sums.radial import Gaussian, RadialKernel
 from ddeq_fast.utils.validation import check_integer, check_number
 
@@ -60,7 +60,7 @@ class Bilevel(Backward):
         if kernel is not None:
             if not isinstance(kernel, RadialKernel):
                 raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
-            if any(_cusped(term) for _, term in kernel.terms()):
+            if not kernel.smooth:
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
         backends.check_whole("Bilevel", self.backend)
         check_integer("max_steps", self.max_steps)
@@ -83,12 +83,6 @@ class Bilevel(Backward):
         return implicit(image, z, solve), info
 
 
-def _cusped(kernel: RadialKernel) -> bool:
-    """Whether it has a cusp: there, and only there, the curvature is as large as phi where points nearly coincide."""
-    near = torch.tensor(1e-200, dtype=torch.float64)
-    return float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90
-
-
 class _Hessian:
     """H v at a cloud z, and the parts that it is made of."""
 
@@ -106,7 +100,7 @@ class _Hessian:
             spread = (points - points.sum(1, keepdim=True) / count).square().sum(-1)
             spread = (spread * real[..., 0]).sum() / count.sum()
             kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
-        self.kernel = encode(kernel)
+        self.kernel = kernel
         diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(points.new_zeros(()))))
         self.damping = (options.damping * diagonal)[:, None, None]
         self.moving = problem.moving(z)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ddeq_fast.interop.original.flow import steps_listed
+from ddeq_fast.interop.original.functions import steps_listed
 from ddeq_fast.interop.original.network import one_solve
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.utils.optional import require

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,12 +12,10 @@ from torch import Tensor
 
 from ddeq_fast.solvers.base import RIESZ, IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import check_kernel
 from ddeq_fast.sums.mmd import signed_measure
-from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.operators import evaluate_plain
 from ddeq_fast.sums.radial import Mixture, RadialKernel
-from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair, check_share
 
 
@@ -90,8 +88,7 @@ class MMDFlow(IterativeSolver):
             check_number("regulariser strength", self.regulariser[0], closed=True)
             check_number("regulariser p", self.regulariser[1])
         super().__post_init__()
-        terms = [term for kernel in self.kernels for _, term in kernel.terms()]
-        if self.anneal is not None and not any(hasattr(term, "sigma") for term in terms):
+        if self.anneal is not None and all(kernel.bandwidth is None for kernel in self.kernels):
             raise ValueError(f"anneal needs a kernel with a bandwidth, got {self.kernel!r}")
 
     def _check_kernel(self) -> None:
@@ -131,12 +128,7 @@ class MMDFlow(IterativeSolver):
         if self.anneal is None:
             return state.kernel
         factor, minimum = self.anneal
-        return Mixture(
-            tuple(
-                (weight, replace(k, sigma=max(k.sigma * factor**step, minimum)) if hasattr(k, "sigma") else k)
-                for weight, k in state.kernel.terms()
-            )
-        )
+        return state.kernel.rescaled(factor**step, minimum)
 
     def followed_kernel(self, state: _State, step: int) -> RadialKernel:
         """Kernel of the objective whose gradient is followed."""
@@ -163,11 +155,7 @@ class MMDFlow(IterativeSolver):
             targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
         n = z.shape[1]
         targets = targets if vjp is not None else targets[:, :n].contiguous()
-        if transforms.active():
-            f = evaluate(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
-        else:  # the operator takes as long as a small sum
-            name = backends.resolve(self.backend, targets, sources, kernel)
-            f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
+        f = evaluate_plain(targets, sources, charges, kernel, self.backend, False, True)[1]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.mmd import energy, normalised, signed_measure
+from ddeq_fast.sums.mmd import normalised, signed_measure
+from ddeq_fast.sums.operators import energy
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable

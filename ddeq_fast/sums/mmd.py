@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums import backends
-from ddeq_fast.sums import operators as library
 from ddeq_fast.sums.fields import check_kernel, field, potential
-from ddeq_fast.sums.operators import encode
+from ddeq_fast.sums.operators import energy
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_cloud, check_weights
 
@@ -116,7 +115,7 @@ def witness(
     """Witness function mean_i k(x_i, z) - mean_j k(y_j, z) at the points z: the potential of mu - rho."""
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
-    return _in_dtype_of(z, potential(z.to(w.dtype), sources, w, kernel, backend=backend))
+    return _in_dtype_of(z, potential(z.to(w.dtype), sources, kernel, charges=w, backend=backend))
 
 
 witness.__doc__ += _ARGUMENTS.replace("Args:", "Args:\n        z: points, (l, d) or (B, l, d).") + (
@@ -142,7 +141,9 @@ def wasserstein_gradient(
     sources, w = _difference(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     n = x.shape[-2]
     present = None if x_weights is None and x_mask is None else w[..., :n] > 0
-    gradient = _in_dtype_of(x, field(_without_padding(x, present).to(w.dtype), sources, w, kernel, backend=backend))
+    gradient = _in_dtype_of(
+        x, field(_without_padding(x, present).to(w.dtype), sources, kernel, charges=w, backend=backend)
+    )
     return _without_padding(gradient, present)
 
 
@@ -169,7 +170,7 @@ def _squared(z, w, kernel, backend):
     if ring is None:
         value = energy(z, w, kernel, backend)
     else:
-        value = ring.whole((w * potential(z, z, w, kernel, backend=backend)).sum(-1))
+        value = ring.whole((w * potential(z, z, kernel, charges=w, backend=backend)).sum(-1))
     return value if batched else value[0]
 
 
@@ -211,11 +212,3 @@ def normalised(weights: Tensor) -> Tensor:
 def signed_measure(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Positions and charges of sum_i a_i delta_{x_i} - sum_j b_j delta_{y_j}."""
     return torch.cat((x, y), -2), torch.cat((a, -b), -1)
-
-
-def energy(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
-    """sum_ij w_i w_j k(z_i, z_j) of batched, checked z (B, n, d), w (B, n): shape (B,).
-
-    One pass over the pairs gives the value and, where z needs it, the gradient.
-    """
-    return library.energy(z, w, encode(kernel), backend)

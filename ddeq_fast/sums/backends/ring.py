@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import registry
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_some_left
 
@@ -154,7 +154,7 @@ class Ring:
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs a process group on this kind of device, and what the local backend needs."""
         reason = self._unready(x)
-        return reason if reason or self.local == "auto" else backends.get(self.local).unsupported(x, y, kernel)
+        return reason if reason or self.local == "auto" else registry.unsupported(self.local, x, y, kernel)
 
     def _unready(self, x: Tensor) -> str | None:
         if not dist.is_available():
@@ -184,7 +184,7 @@ class Ring:
         return self._round(sums, x, (y, v[..., None], t), kernel, 0)
 
     def _backend(self, x, y, kernel):
-        return backends.get(backends.resolve(self.local, x, y, kernel))
+        return registry.get(registry.resolve(self.local, x, y, kernel))
 
     def _round(self, sums: Callable, x: Tensor, sources: tuple[Tensor, ...], kernel: RadialKernel, call: int):
         """Total of `sums` over the shards of all processes; `call` numbers what is summed."""

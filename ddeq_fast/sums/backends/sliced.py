@@ -49,7 +49,7 @@ class Sliced:
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs Riesz(1), the kernel that slices into sorted sums."""
         terms = kernel.terms()
-        if len(terms) != 1 or not isinstance(terms[0][1], Riesz) or terms[0][1].r != 1:
+        if len(terms) != 1 or terms[0][1] != Riesz(1.0):
             return f"needs Riesz(1), up to a factor, got {kernel!r}"
         return None
 
