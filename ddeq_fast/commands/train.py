@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=_TYPES[str(item.type)],
             default=argparse.SUPPRESS,
             metavar=_METAVARS[str(item.type)] if choices is None else f"{{{','.join(choices)}}}",
-            help=setting.text + default,
+            help=(setting.text + default).replace("%", "%%"),
         )
 
 
