@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.files import write_atomically
 
 COLOURS = {
     "triton": "#0072B2",

@@ -138,9 +138,9 @@ class DDEQ(nn.Module):
         if isinstance(start, Equilibrium):
             scale = check_scale(start.info.scale, x, "start.info.scale")
             start = start.particles
-        if start is None and self.start is None:
-            raise ValueError("start must be given: this layer has none of its own")
         if start is None:
+            if self.start is None:
+                raise ValueError("start must be given: this layer has none of its own")
             return self.start.to(x.dtype).expand(x.shape[0], -1, -1), scale
         if check_cloud("start", start).shape[::2] != (x.shape[0], self.transport.dim_z):
             expected = f"({x.shape[0]}, n, {self.transport.dim_z})"

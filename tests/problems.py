@@ -87,11 +87,11 @@ STEPS = {"lr": 0.3, "max_steps": 100, "check_every": 1}
 FLOW = {**STEPS, "tol": 0.4}
 SOLVERS = {
     "flow": MMDFlow(**FLOW),
-    "witness": MMDFlow(Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
+    "witness": MMDFlow(kernel=Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
     "momentum": MMDFlow(optimizer=SGD(0.5), **FLOW),
     "nesterov": MMDFlow(optimizer=SGD(0.5, nesterov=True), **FLOW),
     "adam": MMDFlow(optimizer=Adam(), **{**FLOW, "lr": 0.05}),
-    "gradient": MMDFlow(Gaussian(3.0), stop_on="gradient", **FLOW),
+    "gradient": MMDFlow(kernel=Gaussian(3.0), stop_on="gradient", **FLOW),
     "anderson": Anderson(tol=1e-2),
     "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow=STEPS),
 }

@@ -6,6 +6,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
 from ddeq_fast.interop.original.state_dicts import from_original
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
@@ -30,7 +31,6 @@ FLOW_CASES = {
         "lr": 0.3,
         "max_steps": 30,
         "rescale": True,
-        "first_kernel_only": True,
     },
     "riesz_adam": {"lr": 0.05, "max_steps": 30, "optimizer": Adam()},
     "riesz_sgd_momentum_steplr": {"lr": 0.1, "max_steps": 30, "optimizer": SGD(0.8), "lr_decay": (0.9, 5)},
@@ -61,7 +61,7 @@ def flow_problem(name):
 @pytest.mark.parametrize("name", FLOW_CASES)
 def test_flow(name):
     problem, start = flow_problem(name)
-    particles, info = MMDFlow(**{**REFERENCE, **FLOW_CASES[name]}).solve(problem, start)
+    particles, info = FirstKernelFlow(**{**REFERENCE, **FLOW_CASES[name]}).solve(problem, start)
     assert np.abs(particles.numpy() - FLOW[f"{name}/final"]).max() <= 1e-9
     assert (info.evaluations - 1).tolist() == [int(FLOW[f"{name}/nstep"])] * 3
 

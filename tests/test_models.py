@@ -6,7 +6,7 @@ import torch
 
 import references
 from ddeq_fast import Riesz
-from ddeq_fast.gradients.implicit import ImplicitFunction, Phantom
+from ddeq_fast.gradients import ImplicitFunction, Phantom
 from ddeq_fast.models import DDEQ, Classifier
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, MMDFlow
 from problems import close, fails, small_transport
@@ -76,7 +76,7 @@ def test_problem_evaluates_the_map_at_the_equilibrium(x, cloud):
     assert close(problem.image(particles)[:, :3], particles[:, :3], 1e-9)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction()], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction()], ids=["phantom", "ift"])
 def test_every_parameter_and_the_input_get_gradients(x, backward):
     model = layer(backward=backward)
     x.requires_grad_()
@@ -127,7 +127,7 @@ def test_padding_and_weights_of_particles(x, cloud):
     assert close(particles, model(x, start=start[:, :4]).particles, 1e-9)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction(tol=1e-8)], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction(tol=1e-8)], ids=["phantom", "ift"])
 def test_frozen_particles_stay_with_and_without_gradients(x, cloud, backward):
     model, start = layer(solver=Anderson(tol=0.0, max_steps=60), backward=backward), cloud(3, 4, 8)
     frozen = torch.tensor([[True, False, False, False]] * 3)
@@ -230,7 +230,7 @@ def test_unconverged_solves_warn(x):
         model(x)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction()], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction()], ids=["phantom", "ift"])
 @pytest.mark.parametrize("solver", [Anderson(tol=1e-3), MMDFlow(max_steps=8, tol=0.0)], ids=["anderson", "flow"])
 def test_padding_and_padded_particles_may_lie_anywhere(x, cloud, solver, backward):
     """In float32, where the square of their distance overflows."""
@@ -306,8 +306,8 @@ def test_bad_input(x, options, error, message):
         ({"num_particles": 0}, ValueError, "num_particles must be at least 1, got 0"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
         ({"backward": "exact"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
-        ({"solver": Anderson}, TypeError, "solver must be a name or a Solver, got type"),
-        ({"backward": Phantom}, TypeError, "backward must be a name or a Backward, got type"),
+        ({"solver": Anderson}, TypeError, "solver must be a name or a Solver, got the class Anderson"),
+        ({"backward": Phantom}, TypeError, "backward must be a name or a Backward, got the class Phantom"),
         ({"seed": "1"}, TypeError, "seed must be an integer, got str"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"seed": 2**63}, ValueError, f"seed must be at most {2**63 - 1}, got {2**63}"),

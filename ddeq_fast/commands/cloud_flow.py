@@ -1,4 +1,4 @@
-"""Particles moved onto a target cloud by the MMD flow: `ddeq-fast flow`.
+"""Particles moved onto a target cloud by the MMD flow, and its checkpoints.
 
 The flow descends MMD^2 / 2 along its Wasserstein gradient (Arbel et al. 2019), the field of particles minus target,
 with momentum and steps that shrink to nothing. Of large clouds in Riesz(1) it is sliced, in new directions every step:
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Settings:
     directions: int = 24
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("particles", self.particles)
         check_integer("steps", self.steps)
         check_number("lr", self.lr)
@@ -107,9 +108,10 @@ class CloudFlow:
         if backend != "auto" or self.target.device.type != "cpu":
             return chosen
 
-        def seconds(name):
+        def seconds(name: str) -> float:
             able = backends.get(name).unsupported(x, sources, self.kernel) is None
-            return costs.first_seconds(name) + self.settings.steps * self.step_seconds(name) if able else math.inf
+            step = self.step_seconds(name) if able else None
+            return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
         return exact if seconds(exact) < PATIENCE else min((exact, "sliced"), key=seconds)
@@ -126,7 +128,9 @@ class CloudFlow:
             return None
         name = backend or self.backend
         seconds = costs.call_seconds(name, shape, self.kernel, self.x.dtype)
-        return seconds * self.settings.directions / SLICED.directions if name == "sliced" else seconds
+        if seconds is None or name != "sliced":
+            return seconds
+        return seconds * self.settings.directions / SLICED.directions
 
     def step(self) -> None:
         """Move all particles once; raises FloatingPointError if the steps are too long to stay finite."""
@@ -255,7 +259,7 @@ class CloudFlow:
         }
 
 
-def _is_history(entries) -> bool:
+def _is_history(entries: object) -> TypeGuard[list[list]]:
     return isinstance(entries, list) and all(
         isinstance(entry, list)
         and len(entry) == 2

@@ -171,7 +171,7 @@ class Pushforward:
         """
         problem = self.prepared() if reusable else self
         if transforms.active():  # where requires_grad_ is refused
-            y, pull = torch.func.vjp(problem.image, z.detach())
+            y, pull, *_ = torch.func.vjp(problem.image, z.detach())
             return y, lambda g: pull(g)[0]
         with torch.enable_grad():
             z = z.detach().requires_grad_()

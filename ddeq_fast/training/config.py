@@ -78,9 +78,11 @@ class Config:
 
     task: str = _data("classify", "classify clouds, or complete them from a part", choices=("classify", "complete"))
     data: str = _data("digits", "data set", choices=data.names)
-    root: str = _data("", "folder of the data's files; looked for if empty")
+    root: str = _data("", "folder of the data's files; if not given, that of the data set in DDEQ_FAST_DATA")
     intensity: str = _data(
-        "coordinate", "what the brightness of a pixel is: a third coordinate, its point's weight", choices=INTENSITIES
+        "coordinate",
+        "what becomes of a pixel's brightness: a third coordinate, its point's weight, nothing",
+        choices=INTENSITIES,
     )
     max_points: int = _data(0, "cut larger clouds to so many points, drawn at random; 0: whole clouds", low=0)
     jitter: float = _data(0.1, "size of random turns, shears, scalings and shifts of training clouds", low=0.0)
@@ -121,7 +123,7 @@ class Config:
         choices=("autodiff", "witness"),
     )
 
-    backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.BACKWARDS)
+    backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Dataset, Split, generator
-from ddeq_fast.gradients.implicit import jacobian_norm
+from ddeq_fast.gradients import jacobian_norm
 from ddeq_fast.models import Equilibrium
 from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.solvers import quiet

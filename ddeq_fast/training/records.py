@@ -32,9 +32,9 @@ class Records:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other job writes to the folder meanwhile; raises InUse if one does, OSError if it cannot be written."""
-        with ExitStack() as held:
+        with ExitStack() as stack:
             lock = locks.alone(self.folder / LOCK, f"run folder {self.folder}")
-            self._main(lambda: held.enter_context(lock))
+            self._main(lambda: stack.enter_context(lock))
             yield
 
     def _main(self, work: Callable[[], object]) -> None:

@@ -125,7 +125,7 @@ def test_the_loop_trains_it(name, rings, tmp_path):
 
 def test_bad_clouds_are_refused(model, cloud):
     x = cloud(2, 5, 2, dtype=torch.float32)
-    with pytest.raises(ValueError, match="^x "):
+    with pytest.raises(ValueError, match=r"^x "):
         model(x.index_fill(1, torch.tensor([1]), float("nan")))
     with pytest.raises(ValueError, match="weights leaves no point"):
         model(x, torch.tensor([[1.0] * 5, [0.0] * 5]))

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast.gradients.implicit import ImplicitFunction
+from ddeq_fast.gradients import ImplicitFunction
 from ddeq_fast.interop.original import mmd_gf, riesz_kernel
 from ddeq_fast.interop.torchdeq import register
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
@@ -90,7 +90,7 @@ def test_implicit_differentiation_anywhere(name, core, start, parameters):
     (out,), _ = deq(func, start, solver_kwargs=OPTIONS[name])
     z = direct(name, func, start, max_steps=5, tol=0.0).particles
     problem = Pushforward(lambda z, *_: func(z))
-    tracked, _ = ImplicitFunction("gmres", 60, 1e-12).attach(problem, z)
+    tracked, _ = ImplicitFunction(method="gmres", max_steps=60, tol=1e-12).attach(problem, z)
     assert close(out.detach(), tracked.detach())
     for got, expected in zip(gradients([out], parameters), gradients([tracked], parameters), strict=True):
         assert close(got, expected, 1e-8)

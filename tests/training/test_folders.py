@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast.commands import main as cli
+from ddeq_fast.commands import evaluate, train
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.training import BEST, CONFIG_FILE, LAST, METRICS_FILE, Trainer, load_model, read_metrics
 from ddeq_fast.training.run import LOCK
@@ -175,7 +175,7 @@ def test_a_picture_that_fails_is_a_line(rings, small, tmp_path, monkeypatch, cap
     trainer = Trainer(small(epochs=1), tmp_path / "run", rings)
     trainer.fit(progress=False)
     monkeypatch.setattr(drawing, "figure", lambda *_: 1 / 0)
-    cli._draw(trainer)
+    train.draw(trainer)
     assert "curves.png: ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -195,10 +195,10 @@ def test_nobody_needs_to_listen(rings, small, tmp_path, monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
     result = Trainer(small(epochs=1), tmp_path / "run", rings).fit()
-    cli._show(result)
+    evaluate.show(result)
     assert json.loads((tmp_path / "run" / CONFIG_FILE).read_text())["epochs"] == 1
 
 
 def test_completion_of_whole_clouds_is_shown(capsys):
-    cli._show({"chamfer": 0.5, "partial_chamfer": 0.0, "mmd": 0.1, "partial_mmd": 0.2, "loss": 1.0})
-    assert "Chamfer distance           0.50000, the partial's is 0\n" in capsys.readouterr().out
+    evaluate.show({"chamfer": 0.5, "partial_chamfer": 0.0, "mmd": 0.1, "partial_mmd": 0.2, "loss": 1.0})
+    assert "Chamfer distance                 0.50000, the partial's is 0\n" in capsys.readouterr().out

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
 from ddeq_fast.interop.original.mmd import gaussian_kernel, gaussian_witness_function, radial, real_rows
 from ddeq_fast.interop.original.network import one_solve
-from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
+from ddeq_fast.solvers import SGD, Adam, FixedTarget, Pushforward
 from ddeq_fast.sums.radial import Gaussian
 from ddeq_fast.utils.validation import (
     check_choice,
@@ -295,8 +296,8 @@ def mmd_gf(
     rule, lr = _optimizer(optimizer, optim_kwargs, size)
     # Stop values here: MMD, or a sample's root mean square gradient.
     power, unit = (2.0, 1.0) if stop_type == "mmd" else (1.0, size * batch**0.5 if stop_mode == "abs" else 1.0)
-    solver = MMDFlow(
-        kernels,
+    solver = FirstKernelFlow(
+        kernel=kernels,
         lr=lr,
         max_steps=max_iter,
         tol=(tol / unit) ** (1 / power),
@@ -309,7 +310,6 @@ def mmd_gf(
         anneal=(bandwidths.gamma_sigma[0], bandwidths.at(max_iter - 1)[0]) if annealed else None,
         noise=(bandwidths.beta[0], bandwidths.gamma_beta[0]),
         rescale=rescale_losses,
-        first_kernel_only=True,
         regulariser=(reg * _same("reg", counts) / n, reg_p) if reg else None,
     )
 
