@@ -58,12 +58,14 @@ def _others(x: Tensor, v: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
     Subtracting k(0) from the whole sum would lose what a far point gets from the others. Instead each half of a
     cloud takes the other half as sources, and so on within the halves: every pair but i = j, once.
     """
-    n = x.shape[1]
+    batch, n, d = x.shape
     if n == 1:
         return torch.zeros_like(v)
     x, v = pad(x, (0, 0, 0, n % 2)), pad(v, (0, n % 2))
-    targets, charges = (t.unflatten(1, (2, -1)) for t in (x, v))
-    sources = (t.flip(1).flatten(0, 1) for t in (targets, charges))
-    targets, charges = targets.flatten(0, 1), charges.flatten(0, 1)
-    across, _ = evaluate(targets, *sources, kernel, backend, True, False)
-    return (across + _others(targets, charges, kernel, backend)).view_as(v)[:, :n]
+    half = x.shape[1] // 2
+    halves, charges = x.reshape(2 * batch, half, d), v.reshape(2 * batch, half)
+    sources = halves.unflatten(0, (batch, 2)).flip(1).flatten(0, 1)
+    across, _ = evaluate(
+        halves, sources, charges.unflatten(0, (batch, 2)).flip(1).flatten(0, 1), kernel, backend, True, False
+    )
+    return (across + _others(halves, charges, kernel, backend)).reshape(batch, 2 * half)[:, :n]
