@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.utils.validation import check_cloud, check_integer, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_weights, values_readable
 
 
 class PointClouds(NamedTuple):
@@ -103,6 +103,8 @@ def compact(points: Tensor, weights: Tensor | None = None, *, mask: Tensor | Non
     check_cloud("points", points)
     if points.dim() != 3:
         raise ValueError(f"points must have shape (B, n, d), got {tuple(points.shape)}")
+    if not values_readable(points):
+        raise ValueError(f"points must have values that can be read, got a tensor on {points.device}")
     weights = check_weights("weights", weights, mask, points, some=False)
     present = weights > 0
     order = torch.sort(present.int(), dim=1, descending=True, stable=True).indices[:, : int(present.sum(1).max())]

@@ -352,6 +352,9 @@ class Completer(nn.Module):
         if isinstance(x, Tensor) and (x.dim() != 3 or x.shape[-1] != dim):
             raise ValueError(f"x must have shape (B, m, {dim}), got {tuple(x.shape)}")
         check_cloud("x", x)
+        device = next(self.lift.parameters()).device
+        if x.device != device:
+            raise ValueError(f"x is on {x.device} but the network is on {device}")
 
     def _lifted(self, points: Tensor, weights: Tensor) -> PointClouds:
         return PointClouds(torch.where((weights > 0)[..., None], self.lift(points), 0), weights)

@@ -170,6 +170,11 @@ class TransportMap(nn.Module):
             sources = self.cross_encoder.keys_and_values(encoded)
             return Context(self.bilinear.encode(lifted, weights), sources, bias, drops)
 
+    def check_context(self, context: Context) -> None:
+        """Raise TypeError if `context` is none of `encode`."""
+        if not isinstance(context, Context):
+            raise TypeError(f"context must be a Context, of TransportMap.encode, got {type(context).__name__}")
+
     def check_particles(self, z: Tensor, name: str = "start") -> None:
         """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:

@@ -30,8 +30,9 @@ class Pushforward:
 
     Args:
         func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have the methods
-            prepare(context), see `prepared`, and check_particles(z, name), which raises if z, called `name`, is none
-            of its clouds, and a `network_dtype`, the precision that it computes in.
+            prepare(context), see `prepared`, check_context(context), which raises if that is none of its own, and
+            check_particles(z, name), which does if z, called `name`, is none of its clouds; and a `network_dtype`, the
+            precision that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they stay and are not moved, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding, or a boolean mask, False for padding; None means
@@ -39,7 +40,7 @@ class Pushforward:
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
 
     Raises:
-        TypeError: func cannot be called; weights or frozen are no tensors.
+        TypeError: func cannot be called. All else is checked by `checked`, as `solve` does.
     """
 
     # What has the batch axis first.
@@ -56,10 +57,7 @@ class Pushforward:
     ):
         if not callable(func):
             raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
-        for name, value in (("weights", weights), ("frozen", frozen)):
-            if not isinstance(value, (Tensor, type(None))):
-                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-        if frozen is not None and frozen.dim() == 3 and frozen.shape[-1] == 1:
+        if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
             frozen = frozen.squeeze(-1)
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
         self.separable = context is not None
@@ -72,6 +70,8 @@ class Pushforward:
         if isinstance(start, Tensor) and start.dim() != 3:
             raise ValueError(f"{name} must have shape (B, n, d), got {tuple(start.shape)}")
         check_cloud(name, start)
+        if hasattr(self.func, "check_context"):
+            self.func.check_context(self.context)
         if hasattr(self.func, "check_particles"):
             self.func.check_particles(start, name)
         self._check_context(start, name)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Generic, TypeVar
 
+from torch import Tensor
+
 from ddeq_fast.utils.validation import check_choice
 
 T = TypeVar("T")
@@ -72,7 +74,8 @@ class Registry(Generic[T]):
             check_options(f"{self.kind} {thing!r}", factory, options)
             return factory(**options)
         article = type(thing).__name__ if not isinstance(thing, type) else f"the class {thing.__name__}"
-        if not hasattr(thing, self.method) or isinstance(thing, type):
+        # A tensor has a `solve` of another kind.
+        if not hasattr(thing, self.method) or isinstance(thing, (type, Tensor)):
             raise TypeError(f"{self.kind} must be a name or a {self.kind.capitalize()}, got {article}")
         if options:
             raise TypeError(f"options {', '.join(options)} need a {self.kind} given by name, got {article}")

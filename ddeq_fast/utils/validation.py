@@ -101,6 +101,8 @@ def check_cloud(name: str, cloud, *, like: tuple[str, Tensor] | None = None) -> 
     """
     if not isinstance(cloud, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+    if cloud.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {cloud.layout}")
     if cloud.dtype not in FLOATS:
         raise TypeError(f"{name} must have a floating-point dtype, got {cloud.dtype}")
     if cloud.dim() not in (2, 3):
@@ -129,6 +131,8 @@ def check_charges(name: str, charges: Tensor | None, cloud: Tensor) -> Tensor:
         return cloud.new_ones(cloud.shape[:-1])
     if not isinstance(charges, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(charges).__name__}")
+    if charges.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {charges.layout}")
     if charges.shape != cloud.shape[:-1]:
         raise ValueError(f"{name} must have shape {tuple(cloud.shape[:-1])}, got {tuple(charges.shape)}")
     if charges.dtype != cloud.dtype:

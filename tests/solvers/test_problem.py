@@ -95,6 +95,29 @@ def test_fixed_target_may_have_another_number_of_points(cloud, weighted):
     assert torch.allclose(part.squared_mmd(z[index], part.image(None), Riesz(1.0)), value[index], rtol=1e-12)
 
 
+def test_checking_changes_nothing():
+    """A mask given for weights is made weights in the problem that is returned."""
+    mask = torch.tensor([[True, True, False, True]] * 2)
+    problem = Pushforward(affine, affine_context([0.5, 0.5], dtype=torch.float32), mask)
+    before = dict(vars(problem))
+    ready = problem.checked(Z)
+    assert vars(problem) == before and problem.weights is mask
+    assert torch.equal(ready.weights, mask.float()) and ready.context is problem.context
+    expected = solve(Pushforward(affine, problem.context, mask.float()), Z, "anderson")
+    assert torch.equal(solve(problem, Z, "anderson").particles, expected.particles)
+
+
+def test_what_is_declared_as_batched_is_selected():
+    class Tagged(Pushforward):
+        batched = (*Pushforward.batched, "tag")
+        tag = None
+
+    problem = Tagged(affine, affine_context([0.1, 0.5]), torch.ones(2, 4))
+    problem.tag = {"a": (torch.tensor([1, 2]), None)}
+    part = problem.select(torch.tensor([1]))
+    assert part.tag["a"][0].tolist() == [2] and part.weights.shape == (1, 4) and len(part.context[0]) == 1
+
+
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 1)])
 def test_frozen_mask_may_have_a_trailing_axis(shape):
     problem = Pushforward(affine, None, frozen=torch.ones(shape, dtype=torch.bool))
@@ -113,6 +136,9 @@ def test_frozen_mask_may_have_a_trailing_axis(shape):
         (Z, {"weights": torch.ones(2, 3)}, ValueError, "weights must have shape (2, 4), got (2, 3)"),
         (Z, {"weights": torch.zeros(2, 4)}, ValueError, "weights leaves no point in cloud 0, 1 of the batch"),
         (Z, {"weights": -torch.ones(2, 4)}, ValueError, "weights must be nonnegative, got a minimum of -1"),
+        (Z, {"weights": [1.0]}, TypeError, "weights must be a torch.Tensor, got list"),
+        (Z, {"frozen": "all"}, TypeError, "frozen must be a torch.Tensor, got str"),
+        (Z.to_sparse(), {}, TypeError, "start must be a dense tensor, got one of layout torch.sparse_coo"),
         (Z, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
         (Z, {"frozen": torch.ones(2, 3) > 0}, ValueError, "frozen must have shape (2, 4), got (2, 3)"),
     ],
