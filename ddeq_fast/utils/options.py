@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -21,9 +21,10 @@ class ShortRepr:
     """
 
     def __repr__(self) -> str:
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         given = [
             f"{item.name}={getattr(self, item.name)!r}"
-            for item in (fields(self) if is_dataclass(self) else ())
+            for item in own
             if item.repr and (item.default is MISSING or getattr(self, item.name) != item.default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"
