@@ -77,7 +77,9 @@ def test_a_gradient(cloud):
     transport, x = small_transport(), cloud(3, 6, 2)
     found = []
     for backward in ("one-step", "phantom"):  # the latter takes one step by default
-        particles = DDEQ(transport, 4, backward=backward).double()(x).particles
+        layer = DDEQ(transport, 4, backward=backward).double()
+        assert ("OneStep()" in repr(layer)) == (backward == "one-step")
+        particles = layer(x).particles
         found.append(torch.autograd.grad(particles.square().sum(), transport.bilinear.alpha)[0])
     assert close(*found)
 
