@@ -11,6 +11,8 @@
     loop        the trainer, which stops and resumes exactly
     pictures    curves, equilibria, completions
     gallery     a page of a run
+
+Whatever is random is a function of the seed and the step.
 """
 
 from ddeq_fast.training.build import load_data, make_model

@@ -1,4 +1,4 @@
-"""What every room needs, and knows nothing of clouds as measures.
+"""What every room needs, and what knows none of them.
 
     validation       checks of arguments, whose messages name them
     options          dataclasses of options, registries
@@ -15,4 +15,6 @@
     units            times and sizes in words
     console          lines and bars for the user of a command
     drawing          figures without a screen
+
+Packages that are not needed everywhere are imported on use.
 """
