@@ -56,7 +56,18 @@ _ROOMS = {
     "distances.entropy": ("kde_entropy",),
     "distances.points": ("nearest",),
 }
-_MODULES = ("utils", "kernels", "sums", "distances", "clouds", "networks", "solvers", "gradients", "models", "data")
+_MODULES: tuple[str, ...] = (
+    "utils",
+    "kernels",
+    "sums",
+    "distances",
+    "clouds",
+    "networks",
+    "solvers",
+    "gradients",
+    "models",
+    "data",
+)
 _MODULES += ("training", "interop", "commands")
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -142,7 +142,7 @@ KINDS = {
     "path": "path",
     "seed": "seed",
 }
-OPTIONAL = {"patience"}  # None switches these off, though it is not what they are by default
+OPTIONAL = {"patience", "kernel", "num_particles"}  # None switches these off, though it is not what they are by default
 KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
 
@@ -212,7 +212,7 @@ PUBLIC = [
         "pad", ddeq_fast.pad, {"clouds": [CLOUD[0], CLOUD[1, :2]]}, clouds="list of clouds", weights="list of weights"
     ),
     Case("normalise", clouds.normalise, {"points": CLOUD}),
-    Case("compact", clouds.compact, {"points": CLOUD, "weights": ONES}, weights="charges"),
+    Case("compact", clouds.compact, {"points": CLOUD, "weights": ONES}, weights="charges", mask="frozen"),
     Case("spread_normal", clouds.spread_normal, {"n": 3, "dim": 2}),
     Case("Pushforward", ddeq_fast.Pushforward, {"func": abs}, context=None, weights=None, frozen=None),
     Case("FixedTarget", ddeq_fast.FixedTarget, {"target": CLOUD}, target_weights=None, weights=None, frozen=None),
@@ -281,7 +281,7 @@ PUBLIC = [
     Case("data.register", data.register, {"name": "fuzzed", "loader": abs}),
     Case("data.load", lambda name: data.load(name), {"name": "digits"}, name="choice"),
     Case("load_points", files.load_points, {"path": "missing.npy"}, dtype="dtype"),
-    Case("backends.get", backends.get, {"name": "dense"}, name="backend"),
+    Case("backends.get", lambda backend: backends.get(backend), {"backend": "dense"}),
     Case("backends.set_memory_budget", backends.set_memory_budget, {"size": "1G"}, size="budget"),
 ]
 

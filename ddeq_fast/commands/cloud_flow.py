@@ -225,21 +225,23 @@ class CloudFlow:
         }
 
     def _check_state(self, path: Path, tensors: dict[str, Tensor], info: dict) -> None:
+        """Raises ValueError naming `path` unless this is a state that the flow can be in."""
         done, history = info.get("done"), info.get("history")
         steps = [entry[0] for entry in history] if _is_history(history) else None
         if type(done) is not int or not 0 <= done <= self.settings.steps:
             raise ValueError(f"{path} is damaged: it is after step {done!r} of {self.settings.steps}")
         if steps is None or steps != sorted(set(steps)) or (steps and not 0 <= steps[0] <= steps[-1] <= done):
             raise ValueError(f"{path} is damaged: its history is wrong")
-        frames = {name for name in tensors if name.startswith("frame.")}
         shapes = {"x": self.x.shape, "velocity": self.x.shape, "view": self._view.shape}
-        known = {*shapes, "generator", *(f"frame.{step}" for step in self._moments if step <= done)}
-        wrong = sorted((shapes.keys() | {"generator"}) - tensors.keys()) + sorted(tensors.keys() - known)
-        for name in sorted(shapes.keys() & tensors.keys() | frames):
-            value = tensors[name]
-            shaped = value.shape == shapes.get(name, (*value.shape[:1], 2))
-            if not shaped or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-                wrong.append(name)
+        frames = {f"frame.{step}" for step in self._moments if step <= done}
+        wrong = sorted({*shapes, "generator"} - tensors.keys())
+        wrong += sorted(tensors.keys() - {*shapes, "generator"} - frames)
+        wrong += sorted(name for name in frames & tensors.keys() if not _is_plane_cloud(tensors[name]))
+        wrong += sorted(
+            name
+            for name in shapes.keys() & tensors.keys()
+            if tensors[name].shape != shapes[name] or not _is_finite(tensors[name])
+        )
         if wrong:
             raise ValueError(
                 f"{path} is damaged: {', '.join(wrong[:8])} missing, unknown, of another shape or not finite"
@@ -256,6 +258,14 @@ class CloudFlow:
             "dtype": str(self.x.dtype),
             "backend": self.backend,
         }
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+
+
+def _is_plane_cloud(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[1] == 2 and _is_finite(tensor)
 
 
 def _is_history(entries: object) -> TypeGuard[list[list]]:

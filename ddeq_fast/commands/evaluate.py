@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from ddeq_fast.commands import options as common
+from ddeq_fast.commands import arguments
 from ddeq_fast.training import evaluate, load_data, load_model, make_task, read_config
 from ddeq_fast.training.metrics import table
 from ddeq_fast.utils import console
@@ -15,12 +15,12 @@ from ddeq_fast.utils.validation import choose_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_run_folder(parser)
+    arguments.add_run_folder(parser)
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="which weights (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    common.add_device(parser, "auto")
+    arguments.add_device(parser, "auto")
 
 
 def run(options: argparse.Namespace) -> int:

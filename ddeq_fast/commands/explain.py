@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from ddeq_fast.commands import options as common
+from ddeq_fast.commands import arguments
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.radial import RadialKernel
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--m", type=int, help="targets of a cloud (default: as many as sources)")
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="clouds (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the points (default: %(default)s)")
-    common.add_device(parser, "cpu")
-    common.add_kernel(parser)
+    arguments.add_device(parser, "cpu")
+    arguments.add_kernel(parser)
 
 
 def run(options: argparse.Namespace) -> int:

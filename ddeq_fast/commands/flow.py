@@ -9,8 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddeq_fast.commands import cloud_pictures
-from ddeq_fast.commands import options as common
+from ddeq_fast.commands import arguments, cloud_pictures
 from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
 from ddeq_fast.data.files import load_points, write_points
 from ddeq_fast.utils import console, drawing, files, locks
@@ -70,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     sums = parser.add_argument_group("the sums")
-    common.add_kernel(sums)
+    arguments.add_kernel(sums)
     sums.add_argument(
         "--backend",
         default="auto",
@@ -84,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a sliced step, drawn anew (default: %(default)s)",
     )
-    common.add_device(sums, "auto")
-    common.add_quiet(parser)
+    arguments.add_device(sums, "auto")
+    arguments.add_quiet(parser)
 
 
 def run(options: argparse.Namespace) -> int:

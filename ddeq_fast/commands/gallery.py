@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddeq_fast.commands import options as common
+from ddeq_fast.commands import arguments
 from ddeq_fast.training import gallery
 from ddeq_fast.utils import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_run_folder(parser)
+    arguments.add_run_folder(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write it (default: FOLDER/gallery)")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ddeq_fast.commands import options as common
+from ddeq_fast.commands import arguments
 from ddeq_fast.commands.evaluate import show
 from ddeq_fast.training.config import GROUPS, Config, declared
 from ddeq_fast.training.loop import Interrupted, Trainer
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", type=Path, dest="folder", metavar="FOLDER", help="run folder (default: runs/PRESET or runs/DATA)"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder, with its own settings")
-    common.add_quiet(parser)
+    arguments.add_quiet(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="write metrics for TensorBoard to the run folder too"
     )
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=_TYPES[str(item.type)],
             default=argparse.SUPPRESS,
             metavar=_METAVARS[str(item.type)] if choices is None else f"{{{','.join(choices)}}}",
-            help=setting.text + default,
+            help=(setting.text + default).replace("%", "%%"),
         )
 
 

@@ -23,6 +23,7 @@ from ddeq_fast.data.digits import load_digits
 from ddeq_fast.data.files import load_points, write_points
 from ddeq_fast.data.mnist import load_mnist
 from ddeq_fast.data.modelnet import SIZES, load_modelnet
+from ddeq_fast.utils.options import check_options
 from ddeq_fast.utils.validation import check_choice
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {}
@@ -59,7 +60,9 @@ def load(name: str, **options: Any) -> Dataset:
         TypeError: an option that the loader does not know, or a loader that returns something else than a `Dataset`.
         FileNotFoundError, ImportError: the files, or a library, are not there.
     """
-    dataset = _LOADERS[check_choice("name", name, _LOADERS)](**options)
+    loader = _LOADERS[check_choice("name", name, _LOADERS)]
+    check_options(f"data set {name!r}", loader, options)
+    dataset = loader(**options)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"loader of data set {name!r} must return a Dataset, got {type(dataset).__name__}")
     return dataset

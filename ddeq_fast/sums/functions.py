@@ -37,7 +37,7 @@ def evaluate_op(
         return chosen.evaluate(x, y, v, decoded, potential, field)
 
     u, f = in_range(chosen, sums, decoded, x, y, v)
-    return (x.new_empty(0) if u is None else u), (x.new_empty(0) if f is None else f)
+    return u, f
 
 
 def _chosen(kernel: str, backend: str, x: Tensor, y: Tensor) -> tuple[RadialKernel, backends.Backend]:
@@ -61,7 +61,8 @@ def tangent_op(
     def sums(x, y, v, s, t):
         return chosen.tangent(x, y, v, s, t, decoded)
 
-    return in_range(chosen, sums, decoded, x, y, v, s, t)
+    du, df = in_range(chosen, sums, decoded, x, y, v, s, t)
+    return du, df
 
 
 @tangent_op.register_fake
@@ -81,7 +82,7 @@ def energy_op(z: Tensor, w: Tensor, kernel: str, backend: str, field: bool) -> t
         return (w * u).sum(-1), u, f
 
     value, u, f = in_range(chosen, sums, decoded, z, z, w)
-    return value, u, (z.new_empty(0) if f is None else f)
+    return value, u, f
 
 
 @energy_op.register_fake
@@ -212,14 +213,14 @@ def _evaluate_jvp(ctx, saved, s, t, c, *_):
     """Derivatives as x moves along s, y along t and v along c, any of them None."""
     x, y, v = saved
     rule, wanted = (ctx.kernel, ctx.backend), (ctx.potential, ctx.field)
-    total = None, None
+    total: tuple[Tensor | None, Tensor | None] = None, None
     if s is not None and t is None and not ctx.field:
         total = (evaluate(x, y, v, *rule, False, True)[1] * s).sum(-1), None
     elif s is not None or t is not None:
         total = tangent(x, y, v, _or_zeros(s, x), _or_zeros(t, y), *rule)
     if c is not None:
-        parts = zip(total, evaluate(x, y, c, *rule, *wanted), wanted, strict=True)
-        total = [_plus(moved, charged) if want else None for moved, charged, want in parts]
+        u, f = evaluate(x, y, c, *rule, *wanted)
+        total = (_plus(total[0], u) if ctx.potential else None), (_plus(total[1], f) if ctx.field else None)
     return tuple(part if want else x.new_zeros(0) for part, want in zip(total, wanted, strict=True))
 
 
@@ -261,7 +262,8 @@ def _transpose(ctx, inputs, wanted):
     def formula(*chosen):
         for i, tensor in zip(wanted, chosen, strict=True):
             inputs[i] = tensor
-        return naive.tangent(*inputs, kernel)
+        x, y, v, s, t = inputs
+        return naive.tangent(x, y, v, s, t, kernel)
 
     # Each input counts by itself, though one may have been computed from another.
     return torch.func.vjp(formula, *(inputs[i] for i in wanted))[1]

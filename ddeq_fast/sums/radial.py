@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -172,14 +172,14 @@ def named(name: str, number: float) -> Elementary:
     return _REGISTERED[name](number)
 
 
-def registered(kernel: RadialKernel) -> bool:
+def registered(kernel: RadialKernel) -> TypeGuard[Elementary]:
     """Whether it is of a registered class, and not merely of a subclass of one."""
     return _REGISTERED.get(kernel.name) is type(kernel)
 
 
 def elementary(kernel: RadialKernel) -> list[tuple[float, Elementary]]:
     """The terms that are registered kernels."""
-    return [(weight, term) for weight, term in kernel.terms() if isinstance(term, Elementary) and registered(term)]
+    return [(weight, term) for weight, term in kernel.terms() if registered(term)]
 
 
 def unknown(kernel: RadialKernel, known: Container[str] | None = None) -> str:
@@ -194,8 +194,7 @@ def written(kernel: RadialKernel, other: Callable[[RadialKernel], str]) -> str:
     """The text of a kernel, its terms that are not registered as `other` has it; every number survives."""
     parts = []
     for weight, term in kernel.terms():
-        known = isinstance(term, Elementary) and registered(term)
-        text = f"{term.name}:{_digits(term.number)}" if known else other(term)
+        text = f"{term.name}:{_digits(term.number)}" if registered(term) else other(term)
         parts.append(text if weight == 1 else f"{_digits(weight)}*{text}")
     return " + ".join(parts)
 

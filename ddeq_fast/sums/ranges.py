@@ -47,13 +47,15 @@ def in_range(
     x: Tensor,
     y: Tensor,
     *rest: Tensor,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, ...]:
     """sums(x, y, *rest), which `backend` carries out: in float64, results in the dtype of x, where x and y need it.
+
+    An empty tensor stands for a sum that is None.
 
     Raises ValueError if they need it and the backend cannot do it, or if even float64 does not hold them.
     """
     if not values_readable(x) or not _need_double(kernel, x, y):
-        return sums(x, y, *rest)
+        return tuple(x.new_empty(0) if part is None else part for part in sums(x, y, *rest))
     wide_x = x.double()
     wide_y = wide_x if y is x else y.double()  # a cloud on itself stays one
     reason = backend.unsupported(wide_x, wide_y, kernel)
@@ -61,7 +63,7 @@ def in_range(
         size = largest(x, y)
         raise ValueError(f"coordinates up to {size:.3g} under {kernel!r} need float64, and this backend {reason}")
     found = sums(wide_x, wide_y, *(tensor.double() for tensor in rest))
-    return tuple(None if part is None else part.to(x.dtype) for part in found)
+    return tuple(x.new_empty(0) if part is None else part.to(x.dtype) for part in found)
 
 
 def _need_double(kernel: RadialKernel, x: Tensor, y: Tensor) -> bool:

@@ -51,9 +51,10 @@ def _draw_curves(axis: Any, metric: Metric, metrics: list[dict]) -> None:
         found = [metric.drawn(entry[metric.name]) for entry in of]
         return [value if value > 0 else math.nan for value in found] if log else found
 
-    steps = [entry["step"] for entry in train]
-    axis.plot(steps, values(train), color=_BLUE, alpha=0.3, linewidth=0.8)
-    axis.plot(steps, _smoothed(values(train)), color=_BLUE, label="train, running mean")
+    if train:
+        steps = [entry["step"] for entry in train]
+        axis.plot(steps, values(train), color=_BLUE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, _smoothed(values(train)), color=_BLUE, label="train, running mean")
     axis.plot([entry["step"] for entry in test], values(test), color=_ORANGE, marker="o", markersize=3, label="test")
     if metric.partial in metrics[-1]:
         axis.axhline(metrics[-1][metric.partial], color=_GREY, linestyle="--", label="partial input")

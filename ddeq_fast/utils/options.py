@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -15,12 +15,16 @@ T = TypeVar("T")
 
 
 class ShortRepr:
-    """For dataclasses with `repr=False`: the fields that differ from their defaults, such as Auto(tol=0.01)."""
+    """For dataclasses with `repr=False`: the fields that differ from their defaults, such as Auto(tol=0.01).
+
+    A class that is no dataclass has no fields to show.
+    """
 
     def __repr__(self) -> str:
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         given = [
             f"{item.name}={getattr(self, item.name)!r}"
-            for item in fields(self)  # type: ignore[arg-type]
+            for item in own
             if item.repr and (item.default is MISSING or getattr(self, item.name) != item.default)
         ]
         return f"{type(self).__name__}({', '.join(given)})"

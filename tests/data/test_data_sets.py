@@ -81,5 +81,8 @@ def test_bad_loads():
         data.load("nothing")
     with pytest.raises(ValueError, match=r"^name must be one of .*rings; got 'ring'$"):
         data.load("ring")
-    with pytest.raises(TypeError, match=r"argument 'radius'$"):
+    options = "intensity, max_points, number, root"
+    with pytest.raises(TypeError, match=f"^data set 'rings' has no option radius: its options are {options}$"):
         data.load("rings", radius=3)
+    with pytest.raises(TypeError, match=r"^data set 'modelnet40-m' has no option threshold: "):
+        data.load("modelnet40-m", threshold=0.5)

@@ -198,21 +198,21 @@ NONE_LEFT = torch.tensor([[True], [False]])
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    "x, y, options, error, message",
     [
-        ((None, Y), TypeError, r"^x must be a torch.Tensor, got NoneType$"),
-        ((X, Y[..., :1]), ValueError, r"^y has points in dimension 1 but x in 3$"),
-        ((X, Y / 0), ValueError, r"^y must be finite, got 30 NaN or infinite values of 30$"),
-        ((X, Y[:, :0]), ValueError, r"^y is an empty cloud: shape \(2, 0, 3\)$"),
-        ((X, Y, NONE_LEFT.expand(2, 4)), ValueError, r"^x_mask leaves no point in cloud 1 of the batch$"),
-        ((X, Y, None, NONE_LEFT.expand(2, 5)), ValueError, r"^y_mask leaves no point in cloud 1 of the batch$"),
-        ((X, Y, NONE_LEFT.expand(2, 5)), ValueError, r"^x_mask must have shape \(2, 4\), got \(2, 5\)$"),
-        ((X, Y, None, Y[..., 0]), TypeError, r"^y_mask must have dtype torch.bool, got torch.float32$"),
+        (None, Y, {}, TypeError, r"^x must be a torch.Tensor, got NoneType$"),
+        (X, Y[..., :1], {}, ValueError, r"^y has points in dimension 1 but x in 3$"),
+        (X, Y / 0, {}, ValueError, r"^y must be finite, got 30 NaN or infinite values of 30$"),
+        (X, Y[:, :0], {}, ValueError, r"^y is an empty cloud: shape \(2, 0, 3\)$"),
+        (X, Y, {"x_mask": NONE_LEFT.expand(2, 4)}, ValueError, r"^x_mask leaves no point in cloud 1 of the batch$"),
+        (X, Y, {"y_mask": NONE_LEFT.expand(2, 5)}, ValueError, r"^y_mask leaves no point in cloud 1 of the batch$"),
+        (X, Y, {"x_mask": NONE_LEFT.expand(2, 5)}, ValueError, r"^x_mask must have shape \(2, 4\), got \(2, 5\)$"),
+        (X, Y, {"y_mask": Y[..., 0]}, TypeError, r"^y_mask must have dtype torch.bool, got torch.float32$"),
     ],
 )
-def test_chamfer_refuses(arguments, error, message):
+def test_chamfer_refuses(x, y, options, error, message):
     with pytest.raises(error, match=message):
-        chamfer(*arguments)
+        chamfer(x, y, **options)
 
 
 def test_chamfer_refuses_a_backend():
@@ -221,18 +221,18 @@ def test_chamfer_refuses_a_backend():
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    "x, bandwidth, options, error, message",
     [
-        ((X[0, 0], 1.0), ValueError, r"^x must have shape \(n, d\) or \(B, n, d\), got \(3,\)$"),
-        ((X / 0, 1.0), ValueError, r"^x must be finite, got 24 NaN or infinite values of 24$"),
-        ((X, 0.0), ValueError, r"^bandwidth must lie in \(0, inf\), got 0.0$"),
-        ((X, "1"), TypeError, r"^bandwidth must be a number, got str$"),
-        ((X, 1.0, NONE_LEFT.expand(2, 4)), ValueError, r"^mask leaves no point in cloud 1 of the batch$"),
+        (X[0, 0], 1.0, {}, ValueError, r"^x must have shape \(n, d\) or \(B, n, d\), got \(3,\)$"),
+        (X / 0, 1.0, {}, ValueError, r"^x must be finite, got 24 NaN or infinite values of 24$"),
+        (X, 0.0, {}, ValueError, r"^bandwidth must lie in \(0, inf\), got 0.0$"),
+        (X, "1", {}, TypeError, r"^bandwidth must be a number, got str$"),
+        (X, 1.0, {"mask": NONE_LEFT.expand(2, 4)}, ValueError, r"^mask leaves no point in cloud 1 of the batch$"),
     ],
 )
-def test_entropy_refuses(arguments, error, message):
+def test_entropy_refuses(x, bandwidth, options, error, message):
     with pytest.raises(error, match=message):
-        kde_entropy(*arguments)
+        kde_entropy(x, bandwidth, **options)
 
 
 def test_entropy_refuses_a_backend():

@@ -151,8 +151,8 @@ def test_a_cloud_and_itself(kernel, cloud):
 @pytest.mark.parametrize("function", [potential, field, potential_and_field])
 def test_first_and_second_derivatives(function, kernel, cloud):
     inputs = (cloud(2, 3, 2, grad=True), cloud(2, 4, 2, grad=True), cloud(8).view(2, 4).requires_grad_())
-    assert gradcheck(lambda *a: function(*a, kernel), inputs)
-    assert gradgradcheck(lambda *a: function(*a, kernel), inputs, atol=1e-4)
+    assert gradcheck(lambda x, y, v: function(x, y, kernel, charges=v), inputs)
+    assert gradgradcheck(lambda x, y, v: function(x, y, kernel, charges=v), inputs, atol=1e-4)
 
 
 @pytest.mark.parametrize("function", [potential, field])
@@ -160,8 +160,8 @@ def test_first_and_second_derivatives(function, kernel, cloud):
 def test_derivatives_of_a_cloud_against_itself(function, d, kernel, cloud):
     n = 4 if d == 2 else 2
     inputs = (cloud(n, d, grad=True), cloud(n).requires_grad_())
-    assert gradcheck(lambda x, v: function(x, x, v, kernel), inputs)
-    assert gradgradcheck(lambda x, v: function(x, x, v, kernel), inputs, atol=1e-4)
+    assert gradcheck(lambda x, v: function(x, x, kernel, charges=v), inputs)
+    assert gradgradcheck(lambda x, v: function(x, x, kernel, charges=v), inputs, atol=1e-4)
 
 
 def test_second_derivatives_when_inputs_depend_on_each_other(kernel, cloud):

@@ -97,6 +97,7 @@ class _Reader:
         return int(words[0]), int(words[1])
 
     def vertices(self) -> np.ndarray:
+        """(n, 3), float64."""
         number = self.counts[0]
         first, last = self.body[0], self.body[number - 1]
         table = parse_table(self.lines[first - 1 : last], self.path, first=first)
@@ -108,6 +109,7 @@ class _Reader:
         return table[:, :3]
 
     def triangles(self, vertices: int) -> np.ndarray:
+        """(m, 3), int64, of faces that name so many vertices."""
         body = self.body[self.counts[0] : sum(self.counts)]
         if not body:
             return np.empty((0, 3), np.int64)

@@ -23,6 +23,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
+        """Whether a property is a list."""
         return any(isinstance(kind, tuple) for kind in self.properties.values())
 
 

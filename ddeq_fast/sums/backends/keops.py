@@ -70,7 +70,9 @@ def _mixed(kernel: RadialKernel, q: str, argument: int) -> tuple[str, str, str]:
     """k, phi and the curvature 2 q phi' of the squared distance q, their numbers at this argument."""
     terms = elementary(kernel)
     parameters = f"Var({argument},{2 * len(terms)},2)"
-    k, phi, curvature = [], [], []
+    k: list[str] = []
+    phi: list[str] = []
+    curvature: list[str] = []
     for i, (_, term) in enumerate(terms):
         weight, number = (f"Elem({parameters},{2 * i + j})" for j in range(2))
         found = _energy_distance(q) if term.code == "riesz_1" else _FORMULAS[term.name](q, number)

@@ -109,11 +109,11 @@ class Tiles:
         for i in range(0, m, rows):
             block = [t[:, i : i + rows] for t in targets]
             tiles = [self.run(block, [s[:, j : j + columns] for s in sources]) for j in range(0, n, columns)]
-            parts.append(functools.reduce(_added, tiles))
+            parts.append(functools.reduce(added, tiles))
         return _joined(parts, 1)
 
 
-def _added(a: Sums, b: Sums) -> Sums:
+def added(a: Sums, b: Sums) -> Sums:
     """Sum by sum; None where one was not wanted."""
     return tuple(None if p is None or q is None else p + q for p, q in zip(a, b, strict=True))
 

@@ -110,7 +110,7 @@ def test_explain_refuses(capsys):
 @pytest.mark.parametrize(
     "text, kernel",
     [
-        ("riesz_1", Riesz(1.0)),
+        ("riesz", Riesz(1.0)),
         ("Gaussian:0.5", Gaussian(0.5)),
         ("riesz:1.5 + 0.5*gaussian:2e-1", Riesz(1.5) + 0.5 * Gaussian(0.2)),
         ("-2 * riesz:1", -2 * Riesz(1.0)),
