@@ -244,7 +244,7 @@ class Pushforward:
         return energy(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
 
     def present_image(self, y: Tensor) -> Tensor:
-        """The same of an image of the cloud."""
+        """An image y (B, m, d) of the cloud with zeros at its padding, as `present` has it of the cloud."""
         return self.present(y)
 
     def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
