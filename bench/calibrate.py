@@ -77,7 +77,7 @@ def _time(
     x, v = torch.randn(n, d, generator=generator).to(dtype), torch.randn(n, generator=generator).to(dtype)
 
     def run():
-        potential_and_field(x, x, v, kernel, backend=name)
+        potential_and_field(x, x, kernel, charges=v, backend=name)
 
     return min(seconds(run, "cpu", budget=0.2) for _ in range(2))
 
@@ -97,7 +97,7 @@ def _pairs(name: str, n: int) -> dict:
     call = _time(name, 10, 3)
     pairs = {str(d): (_time(name, n, d) - call) / n**2 for d in DIMENSIONS[name]}
     base = _time(name, n, 3)
-    kernels = {"riesz": 1.0} | {costs.kind(k): round(_time(name, n, 3, k) / base, 2) for k in KERNELS}
+    kernels = {"riesz_1": 1.0} | {costs.kind(k): round(_time(name, n, 3, k) / base, 2) for k in KERNELS}
     double = round(_time(name, n, 3, dtype=torch.float64) / base, 2)
     entry = {
         "call": _rounded(call, 2),

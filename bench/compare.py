@@ -76,7 +76,7 @@ def size(model: nn.Module) -> int:
 
 def width(model: Model, config: Config, data: Dataset) -> int:
     """The width, a multiple of 4, with which a model has about as many parameters as the DDEQ of these settings."""
-    wanted = size(config.build(data.dim, data.classes))
+    wanted = size(training.make_model(config, data.dim, data.classes))
 
     def excess(candidate: int) -> int:
         with torch.device("meta"):
@@ -156,7 +156,7 @@ def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool
         model = MODELS[config.task][name]
         text, build = model.text, partial(model.build, width=width(model, config, data))
         config = replace(config, lr=model.lr, jacobian=0.0)
-    if (folder / training.CONFIG).exists():
+    if (folder / training.CONFIG_FILE).exists():
         if training.read_config(folder) != config:
             raise ValueError(f"{folder} holds a run with other settings: choose another folder")
         trainer = training.Trainer.resume(folder, data, build)
@@ -190,13 +190,13 @@ def report(rows: list[dict], config: Config, data: Dataset) -> str:
 def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
     """Train the models, print the table, write the JSON file after every model."""
     torch.set_num_threads(config.threads)
-    described, data = machine.describe(), config.load()
+    described, data = machine.describe(), training.load_data(config)
     rows: list[dict] = []
     print(machine.line(described), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             if name == "ddeq" and args.ddeq is not None:
-                model = config.build(data.dim, data.classes)
+                model = training.make_model(config, data.dim, data.classes)
                 rows.append({"model": "DDEQ", **results(args.ddeq, model, config, data)})
             else:
                 print(f"training {name}", file=sys.stderr)

@@ -14,10 +14,11 @@ import torch
 
 from bench import machine, options
 from bench.measure import peak_memory
-from bench.report import COLOURS, duration, write_json
+from bench.report import COLOURS, write_json
 from ddeq_fast import Riesz, potential_and_field
 from ddeq_fast.sums import backends
 from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.units import duration
 
 # Points of each cloud; the last of each list shows what is possible.
 SIZES = {
@@ -77,10 +78,10 @@ def measure(method: str, n: int) -> dict:
     results = []
 
     def run():
-        results[:] = potential_and_field(x, x, v, backend=method)
+        results[:] = potential_and_field(x, x, charges=v, backend=method)
 
     few = x[: min(n, 1000)]
-    potential_and_field(few, few, v[: len(few)], backend=method)  # compiled, if it needs to be
+    potential_and_field(few, few, charges=v[: len(few)], backend=method)  # compiled, if it needs to be
     _trim()
     started = time.perf_counter()
     memory = peak_memory(run, "cpu")
@@ -89,7 +90,7 @@ def measure(method: str, n: int) -> dict:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    exact = potential_and_field(x[:CHECKED].double(), x.double(), v.double(), backend="dense")
+    exact = potential_and_field(x[:CHECKED].double(), x.double(), charges=v.double(), backend="dense")
     errors = [float((a[:CHECKED].double() - b).norm() / b.norm()) for a, b in zip(results, exact, strict=True)]
     return {"method": method, "n": n, "seconds": min(times), "peak_bytes": memory, "error": max(errors)}
 
@@ -102,7 +103,7 @@ def _trim() -> None:
 
 
 def _line(row: dict) -> str:
-    cells = [row["method"], f"{row['n']:,}", duration(row["seconds"]), f"{row['n'] ** 2 / row['seconds']:.2e}"]
+    cells = [row["method"], f"{row['n']:,}", duration(row["seconds"], 3), f"{row['n'] ** 2 / row['seconds']:.2e}"]
     return "| " + " | ".join([*cells, f"{row['peak_bytes'] / 2**20:.0f} MiB", f"{row['error']:.1e}"]) + " |"
 
 

@@ -65,7 +65,7 @@ def _inputs(args: argparse.Namespace) -> tuple[TransportMap, Tensor, Tensor]:
     """(network, input clouds, start clouds)."""
     torch.manual_seed(0)
     kind = {"dtype": getattr(torch, args.dtype), "device": args.device}
-    network = TransportMap(args.dim_z, 2, heads=args.heads).to(**kind)
+    network = TransportMap(args.dim_z, 2, num_heads=args.heads).to(**kind)
     x = torch.randn(args.batch, args.points, 2, **kind)
     return network, x, torch.randn(args.batch, args.particles, args.dim_z, **kind)
 

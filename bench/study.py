@@ -127,7 +127,7 @@ class Subject(NamedTuple):
 def trained(folder: Path, samples: int) -> Subject:
     """The classifier of a run folder and the first clouds of its test split."""
     config = training.read_config(folder)
-    dataset = config.load()
+    dataset = training.load_data(config)
     model = training.load_model(folder, "last", dataset)
     batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
     return Subject(folder.name, model.ddeq.transport, model.ddeq.start, *batch.clouds)
@@ -136,7 +136,7 @@ def trained(folder: Path, samples: int) -> Subject:
 def untrained(samples: int) -> Subject:
     """The size of the MNIST classifier with random weights, on random clouds."""
     torch.manual_seed(0)
-    transport = TransportMap(128, 2, heads=32)
+    transport = TransportMap(128, 2, num_heads=32)
     return Subject("random weights", transport, torch.randn(10, 128), torch.randn(samples, 100, 2), None)
 
 

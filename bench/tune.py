@@ -20,7 +20,7 @@ import torch
 from bench import options, sass
 from bench.measure import seconds
 from bench.roofline import Launch, scalar_bound
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 
 # What stands for a class of shapes: by the kernel's name in the table and the class's limit there.
 SHAPES = {

@@ -6,17 +6,18 @@ the potential and field of a charged cloud: `potential`, `field`, `squared_mmd`,
 
 The rooms, each of which knows only those above it:
 
-    utils       checks of arguments, files and checkpoints, trees of tensors
+    utils       checks of arguments, files, trees of tensors, warnings
     kernels     Triton kernels and their launchers
     sums        radial kernels, potential and field, MMD, and the backends that carry sums out
     distances   nearest points, Chamfer distance, entropy
+    clouds      clouds of several sizes in one batch
     networks    the transport map: bilinear layers, attention, the invertible lift
     solvers     fixed points of clouds: the MMD flow, Anderson, auto
     gradients   derivatives of a fixed point: phantom, implicit function theorem, bilevel
-    models      the layer, the classifier, the completer; `clouds` pads clouds into batches
+    models      the layer, the classifier, the completer
     data        data sets, file formats, partial clouds
     training    configuration, the loop, metrics, pictures
-    interop     the original code's functions and checkpoints, torchdeq
+    interop     functions, network and checkpoints of the original code; torchdeq
     commands    the command line `ddeq-fast`
 
 Names are loaded when they are first used: importing the package is quick, and needs torch and numpy alone.
@@ -55,7 +56,18 @@ _ROOMS = {
     "distances.entropy": ("kde_entropy",),
     "distances.points": ("nearest",),
 }
-_MODULES = ("utils", "kernels", "sums", "distances", "networks", "solvers", "gradients", "models", "clouds", "data")
+_MODULES: tuple[str, ...] = (
+    "utils",
+    "kernels",
+    "sums",
+    "distances",
+    "clouds",
+    "networks",
+    "solvers",
+    "gradients",
+    "models",
+    "data",
+)
 _MODULES += ("training", "interop", "commands")
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.utils.validation import check_charges, check_cloud, check_integer, check_nonnegative, check_weights
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_weights, values_readable
 
 
 class PointClouds(NamedTuple):
@@ -27,54 +27,52 @@ class PointClouds(NamedTuple):
         return PointClouds(self.points.to(*args, **kwargs), self.weights.to(*args, **kwargs))
 
 
-def pad(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None = None, *, multiple: int = 1) -> PointClouds:
-    """Stack clouds (n_i, d) into (B, n, d), n the largest n_i rounded up to a multiple; padding is zero.
+def pad(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> PointClouds:
+    """Stack clouds (n_i, d) into (B, n, d), n the largest n_i; padding is zero.
 
     Args:
         clouds: at least one cloud; all of one dimension, dtype and device.
-        weights: (n_i,) each, nonnegative; ones if None.
-        multiple: few distinct sizes suit compiled code and memory pools; at least 1.
+        weights: (n_i,) each, nonnegative, zero for padding, or boolean masks; ones if None.
 
     Raises:
-        TypeError, ValueError: no cloud, an empty cloud, mixed dimensions, dtypes or devices, NaN, negative weights,
-        a bad multiple; names `clouds[i]` or `weights[i]`.
+        TypeError, ValueError: no cloud, an empty cloud, mixed dimensions, dtypes or devices, NaN, negative weights;
+        names `clouds[i]` or `weights[i]`.
     """
-    check_integer("multiple", multiple)
+    for name, given in (("clouds", clouds), ("weights", weights)):
+        if not isinstance(given, (list, tuple, Tensor, type(None))) or (given is None and name == "clouds"):
+            raise TypeError(f"{name} must be a list of tensors, one for each cloud, got {type(given).__name__}")
+        if isinstance(given, Tensor) and not given.dim():
+            raise ValueError(f"{name} must be a list of tensors, one for each cloud, got a scalar")
     if not len(clouds):
         raise ValueError("clouds must hold at least one cloud, got none")
     if weights is not None and len(weights) != len(clouds):
         raise ValueError(f"weights must hold one entry a cloud, got {len(weights)} for {len(clouds)} clouds")
+    charges = []
     for i, cloud in enumerate(clouds):
-        check_cloud(f"clouds[{i}]", cloud, like=("clouds[0]", clouds[0]) if i else None)
-        if cloud.dim() != 2:
+        if isinstance(cloud, Tensor) and cloud.dim() != 2:
             raise ValueError(f"clouds[{i}] must have shape (n, d), got {tuple(cloud.shape)}")
-    charges = [check_charges(f"weights[{i}]", w, c) for i, (w, c) in enumerate(_pairs(clouds, weights))]
-    for i, charge in enumerate(charges if weights is not None else ()):
-        check_nonnegative(f"weights[{i}]", charge)
-    extra = -max(map(len, clouds)) % multiple
-    points = torch.nn.utils.rnn.pad_sequence(list(clouds), batch_first=True)
-    charges = torch.nn.utils.rnn.pad_sequence(charges, batch_first=True)
-    return PointClouds(torch.nn.functional.pad(points, (0, 0, 0, extra)), torch.nn.functional.pad(charges, (0, extra)))
+        check_cloud(f"clouds[{i}]", cloud, like=("clouds[0]", clouds[0]) if i else None)
+        own = None if weights is None else weights[i]
+        charges.append(check_weights(f"weights[{i}]", own, None, cloud, some=False))
+    pad_sequence = torch.nn.utils.rnn.pad_sequence
+    return PointClouds(pad_sequence(list(clouds), batch_first=True), pad_sequence(charges, batch_first=True))
 
 
-def _pairs(clouds, weights):
-    return zip([None] * len(clouds) if weights is None else weights, clouds, strict=True)
-
-
-def normalise(points: Tensor, weights: Tensor | None = None) -> Tensor:
+def normalise(points: Tensor, weights: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Each cloud with zero mean and unit standard deviation in every coordinate; padding becomes zero.
 
     Every point of nonzero weight counts once. A coordinate that is constant over a cloud is only centred.
 
     Args:
         points: (n, d) or (B, n, d).
-        weights: (n,) or (B, n), zero for padding; ones if None.
+        weights: (n,) or (B, n), zero for padding; ones if None. Boolean ones are a mask.
+        mask: boolean (n,) or (B, n), False for padding.
 
     Raises:
         TypeError, ValueError: wrong shape or dtype, NaN, an empty or fully padded cloud.
     """
     check_cloud("points", points)
-    present = check_weights("weights", weights, None, points)[..., None] > 0
+    present = check_weights("weights", weights, mask, points)[..., None] > 0
     count = present.sum(-2, keepdim=True)
     # Sums of half precision overflow; squares and sums of single precision do unless everything is of size one.
     scaled = points.to(torch.promote_types(points.dtype, torch.float32)).masked_fill(~present, 0)
@@ -95,15 +93,19 @@ def _of_size_one(points: Tensor) -> tuple[Tensor, Tensor]:
     return points / power, power
 
 
-def packed(points: Tensor, weights: Tensor) -> PointClouds:
+def compact(points: Tensor, weights: Tensor | None = None, *, mask: Tensor | None = None) -> PointClouds:
     """Clouds (B, n, d) with weights (B, n), padding at the end, zero, and no more of it than the longest needs.
+
+    Weights are ones if None, and a mask if they are boolean; `mask`, boolean (B, n), is False for padding.
 
     Raises TypeError, ValueError: bad shape or dtype, NaN, negative weights.
     """
     check_cloud("points", points)
     if points.dim() != 3:
         raise ValueError(f"points must have shape (B, n, d), got {tuple(points.shape)}")
-    check_nonnegative("weights", check_charges("weights", weights, points))
+    if not values_readable(points):
+        raise ValueError(f"points must have values that can be read, got a tensor on {points.device}")
+    weights = check_weights("weights", weights, mask, points, some=False)
     present = weights > 0
     order = torch.sort(present.int(), dim=1, descending=True, stable=True).indices[:, : int(present.sum(1).max())]
     weights = weights.gather(1, order)
@@ -118,8 +120,8 @@ def spread_normal(n: int, dim: int) -> Tensor:
 
     Raises TypeError, ValueError unless n and dim are integers of at least 1.
     """
-    check_integer("n", n)
-    check_integer("dim", dim)
+    check_integer("n", n, high=2**31 - 1)
+    check_integer("dim", dim, high=2**31 - 1)
     ratio = 2.0
     for _ in range(60):  # the root of g^(dim + 1) = g + 1
         ratio = (1 + ratio) ** (1 / (dim + 1))

@@ -38,7 +38,7 @@ def small_transport(seed=0, dtype=torch.float64, **options):
     """A transport map on points in dimension 8 and 2 with two cross-attention layers, seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sizes = {"heads": 2, "dim_lift": (4, 6, 8), "dim_hidden": 12, "dim_final": 10, "cross_layers": 2}
+        sizes = {"num_heads": 2, "dim_lift": (4, 6, 8), "dim_hidden": 12, "dim_final": 10, "cross_layers": 2}
         return TransportMap(8, 2, **{**sizes, **options}).to(dtype)
 
 
@@ -87,11 +87,11 @@ STEPS = {"lr": 0.3, "max_steps": 100, "check_every": 1}
 FLOW = {**STEPS, "tol": 0.4}
 SOLVERS = {
     "flow": MMDFlow(**FLOW),
-    "witness": MMDFlow(Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
+    "witness": MMDFlow(kernel=Gaussian(3.0), gradient="witness", **{**FLOW, "lr": 1.0}),
     "momentum": MMDFlow(optimizer=SGD(0.5), **FLOW),
     "nesterov": MMDFlow(optimizer=SGD(0.5, nesterov=True), **FLOW),
     "adam": MMDFlow(optimizer=Adam(), **{**FLOW, "lr": 0.05}),
-    "gradient": MMDFlow(Gaussian(3.0), stop_on="gradient", **FLOW),
+    "gradient": MMDFlow(kernel=Gaussian(3.0), stop_on="gradient", **FLOW),
     "anderson": Anderson(tol=1e-2),
     "auto": Auto(tol=0.3, anderson={"max_steps": 2}, flow=STEPS),
 }

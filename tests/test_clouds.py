@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddeq_fast.clouds import PointClouds, normalise, packed, pad, spread_normal
+from ddeq_fast.clouds import PointClouds, compact, normalise, pad, spread_normal
 from references import golden
 
 GOLDEN = golden("misc")
@@ -19,12 +19,26 @@ def test_pad_keeps_points_and_marks_padding(cloud):
     assert torch.equal(batch.mask, batch.weights > 0)
 
 
-def test_pad_with_weights_and_multiple(cloud):
+def test_pad_with_weights(cloud):
     clouds, weights = [cloud(5, 2), cloud(3, 2)], [torch.rand(5).double() + 0.1, torch.rand(3).double() + 0.1]
-    batch = pad(clouds, weights, multiple=4)
-    assert batch.points.shape == (2, 8, 2)
+    batch = pad(clouds, weights)
+    assert batch.points.shape == (2, 5, 2)
     assert torch.equal(batch.weights[1, :3], weights[1]) and (batch.weights[1, 3:] == 0).all()
     assert batch.to(torch.float32).points.dtype == torch.float32
+    masks = [torch.tensor([True, False, True, True, False]), torch.ones(3) > 0]
+    assert torch.equal(pad(clouds, masks).mask, torch.tensor([[1, 0, 1, 1, 0], [1, 1, 1, 0, 0]]) > 0)
+
+
+@pytest.mark.parametrize("function", [normalise, compact])
+def test_masks_are_weights(cloud, function):
+    points, weights = cloud(2, 5, 3), torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 0, 1, 1]]).double()
+    expected = function(points, weights)
+    for found in (
+        function(points, weights > 0),
+        function(points, mask=weights > 0),
+        function(points, torch.ones_like(weights), mask=weights > 0),
+    ):
+        assert all(map(torch.equal, found, expected))
 
 
 def test_normalise_matches_the_original_implementation():
@@ -62,6 +76,11 @@ def test_unbatched_equals_batched(cloud):
     "clouds, weights, error, message",
     [
         ([], None, ValueError, "clouds must hold at least one cloud, got none"),
+        (3, None, TypeError, "clouds must be a list of tensors, one for each cloud, got int"),
+        (None, None, TypeError, "clouds must be a list of tensors, one for each cloud, got NoneType"),
+        (torch.tensor(1.0), None, ValueError, "clouds must be a list of tensors, one for each cloud, got a scalar"),
+        ([torch.zeros(3, 2)], 2.0, TypeError, "weights must be a list of tensors, one for each cloud, got float"),
+        ([torch.zeros(3, 2), "x"], None, TypeError, r"clouds\[1\] must be a torch.Tensor, got str"),
         ([torch.zeros(3, 2), torch.zeros(0, 2)], None, ValueError, r"clouds\[1\] is an empty cloud: shape \(0, 2\)"),
         ([torch.zeros(3, 2), torch.zeros(4, 3)], None, ValueError, r"clouds\[1\] has points in dimension 3"),
         ([torch.zeros(3, 2), torch.zeros(4, 2).double()], None, TypeError, r"clouds\[1\] has dtype torch.float64"),
@@ -77,7 +96,7 @@ def test_bad_clouds(clouds, weights, error, message):
 
 
 def test_a_cloud_of_padding_alone_cannot_be_normalised():
-    with pytest.raises(ValueError, match=r"^points_weights leaves no point in cloud 1 of the batch"):
+    with pytest.raises(ValueError, match=r"^weights leaves no point in cloud 1 of the batch"):
         normalise(*PointClouds(torch.zeros(2, 3, 2), torch.tensor([[1.0, 1, 1], [0, 0, 0]])))
 
 
@@ -98,10 +117,10 @@ def test_spread_normal_points_are_normal_and_more_even_than_random_ones(dim):
         assert torch.allclose(torch.special.ndtr(points[:3]), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("multiple, error", [(0, ValueError), (-3, ValueError), (2.0, TypeError), (True, TypeError)])
-def test_a_multiple_that_is_none_is_refused(multiple, error):
-    with pytest.raises(error, match=r"^multiple must be"):
-        pad([torch.zeros(5, 2)], multiple=multiple)
+@pytest.mark.parametrize("n, dim", [(10**400, 2), (2, 10**400), (True, 2), (2, 0), ("3", 2), (2, 1.0)])
+def test_counts_that_are_none_are_refused(n, dim):
+    with pytest.raises((TypeError, ValueError), match=r"^(n|dim) must be"):
+        spread_normal(n, dim)
 
 
 def test_negative_weights_are_refused():
@@ -109,16 +128,16 @@ def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match=r"^weights\[1\] must be nonnegative, got a minimum of -1$"):
         pad([torch.zeros(1, 2)] * 2, [torch.ones(1), -torch.ones(1)])
     with pytest.raises(ValueError, match=r"^weights must be nonnegative"):
-        packed(torch.zeros(1, 2, 2), torch.tensor([[1.0, -1]]))
+        compact(torch.zeros(1, 2, 2), torch.tensor([[1.0, -1]]))
     with pytest.raises(ValueError, match=r"^weights must have shape \(1, 2\), got \(1, 3\)$"):
-        packed(torch.zeros(1, 2, 2), torch.ones(1, 3))
+        compact(torch.zeros(1, 2, 2), torch.ones(1, 3))
     with pytest.raises(ValueError, match=r"^points must have shape \(B, n, d\), got \(2, 2\)$"):
-        packed(torch.zeros(2, 2), torch.ones(2))
+        compact(torch.zeros(2, 2), torch.ones(2))
 
 
-def test_packed_moves_padding_to_the_end():
+def test_compact_moves_padding_to_the_end():
     points = torch.arange(8.0).view(1, 4, 2)
-    result = packed(points, torch.tensor([[0.0, 2, 0, 3]]))
+    result = compact(points, torch.tensor([[0.0, 2, 0, 3]]))
     assert result.points.tolist() == [[[2, 3], [6, 7]]] and result.weights.tolist() == [[2, 3]]
 
 

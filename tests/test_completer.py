@@ -1,4 +1,4 @@
-"""Completion: seeds, what stays, what moves, padding, invariances, training, bad input."""
+"""Completion: start points, what stays, what moves, padding, invariances, training, bad input."""
 
 import pytest
 import torch
@@ -33,60 +33,62 @@ def test_masks_grow_as_in_the_original_code():
 
 
 @pytest.mark.parametrize("growth, expected", [(1.275, [1, 2, 2]), (2.0, [6, 9, 8]), (1.01, [1, 1, 1])])
-def test_seeds(x, growth, expected):
+def test_start_points(x, growth, expected):
     """They are normal, with each cloud's own mean and deviation."""
     points, weights = x
     noise = torch.randn(3, 30, 2).double()
-    seeds = completer(growth=growth).sow(points, 1.5 * weights, noise)
-    assert seeds.weights.sum(1).tolist() == expected and seeds.points.shape[1] == 30
+    start = completer(growth=growth).draw_start(points, 1.5 * weights, noise)
+    assert start.weights.sum(1).tolist() == expected and start.points.shape[1] == 30
     for i, n in enumerate((6, 9, 8)):
         cloud, new = points[i, :n], expected[i]
-        assert close(seeds.points[i, :new], cloud.mean(0) + cloud.std(0, correction=0) * noise[i, :new])
-        assert not seeds.points[i, new:].any() and not seeds.weights[i, new:].any()
+        assert close(start.points[i, :new], cloud.mean(0) + cloud.std(0, correction=0) * noise[i, :new])
+        assert not start.points[i, new:].any() and not start.weights[i, new:].any()
 
 
 def test_observed_points_stay_and_others_move(x):
     model, (points, weights) = completer(), x
-    seeds = model.sow(points, weights)
-    out = model(points, 1.5 * weights, seeds=seeds)
+    start = model.draw_start(points, weights)
+    out = model(points, 1.5 * weights, start=start)
     assert torch.equal(out.observed, torch.cat((weights > 0, torch.zeros(3, 2) > 0), 1))
     assert torch.equal(out.points[out.observed], points[weights > 0])
-    assert (out.weights[out.observed] == 1.5).all() and (out.weights[:, 9:] == seeds.weights).all()
-    assert (out.points[:, 9:] - seeds.points)[seeds.mask].detach().abs().amin() > 1e-4
+    assert (out.weights[out.observed] == 1.5).all() and (out.weights[:, 9:] == start.weights).all()
+    assert (out.points[:, 9:] - start.points)[start.mask].detach().abs().amin() > 1e-4
     assert not out.points[out.weights == 0].any()
 
 
 def test_the_layer_beside_held_particles_is_that_of_all_of_them(x, cloud):
     """Against the flow of the whole cloud with some of it frozen, under a map that returns these as they are."""
-    model, z, held = completer(growth=2.0).ddeq, cloud(3, 5, 8), cloud(3, 4, 8)
+    model, z, anchors = completer(growth=2.0).ddeq, cloud(3, 5, 8), cloud(3, 4, 8)
     weights = torch.tensor([[1.0, 2, 1, 1, 0]] * 3).double()
-    held_weights = torch.tensor([[1.0, 1, 1, 0], [0.5, 1, 2, 3], [1, 1, 1, 1]]).double()
+    anchor_weights = torch.tensor([[1.0, 1, 1, 0], [0.5, 1, 2, 3], [1, 1, 1, 1]]).double()
     transport, context = model.transport, model.transport.encode(*x)
 
     def whole(z, context, weights):
-        return torch.cat((held, transport(z, context, weights)[:, 4:]), 1)
+        return torch.cat((anchors, transport(z, context, weights)[:, 4:]), 1)
 
-    frozen = torch.cat((held_weights >= 0, weights < 0), 1)
-    everything = Pushforward(lambda z, _, w: whole(z, context, w), None, torch.cat((held_weights, weights), 1), frozen)
-    expected = BRIEF.solve(everything, torch.cat((held, z), 1))
+    frozen = torch.cat((anchor_weights >= 0, weights < 0), 1)
+    everything = Pushforward(
+        lambda z, _, w: whole(z, context, w), None, torch.cat((anchor_weights, weights), 1), frozen
+    )
+    expected = BRIEF.solve(everything, torch.cat((anchors, z), 1))
     with torch.no_grad():
-        out = model(*x, z0=z, z_weights=weights, held=PointClouds(held, held_weights))
+        out = model(*x, start=z, z_weights=weights, anchors=PointClouds(anchors, anchor_weights))
         tight = DDEQ(transport, None, solver=Anderson(tol=1e-6, max_steps=200))
-        equilibrium = tight(*x, z0=z, z_weights=weights, held=PointClouds(held, held_weights))
+        equilibrium = tight(*x, start=z, z_weights=weights, anchors=PointClouds(anchors, anchor_weights))
     assert close(out.particles[:, :4], expected.particles[:, 4:8], 1e-9)
     assert torch.allclose(out.info.residual, expected.info.residual, rtol=1e-9)
     assert equilibrium.info.converged.all()
-    final = torch.cat((held, equilibrium.particles), 1)
+    final = torch.cat((anchors, equilibrium.particles), 1)
     assert close(everything.image(final)[:, 4:8], final[:, 4:8], 1e-8)
 
 
 def test_samples_are_independent_while_others_finish(x, cloud):
     solver = Anderson(tol=1e-4, max_steps=100)
     model, (points, weights) = completer(solver=solver), x
-    seeds = model.sow(points, weights)
+    start = model.draw_start(points, weights)
     with torch.no_grad():
-        together = model(points, weights, seeds=seeds)
-        alone = model(points[1:2], weights[1:2], seeds=PointClouds(seeds.points[1:2], seeds.weights[1:2]))
+        together = model(points, weights, start=start)
+        alone = model(points[1:2], weights[1:2], start=PointClouds(start.points[1:2], start.weights[1:2]))
     assert len(set(together.equilibrium.info.evaluations.tolist())) > 1
     assert close(alone.points, together.points[1:2], 1e-7)
 
@@ -94,23 +96,23 @@ def test_samples_are_independent_while_others_finish(x, cloud):
 def test_padding_has_no_influence(x):
     model, (points, weights) = completer(), x
     noise = torch.randn(3, 2, 2).double()
-    out = model(points, weights, seeds=model.sow(points, weights, noise))
+    out = model(points, weights, start=model.draw_start(points, weights, noise))
     far = torch.cat((torch.full((3, 2, 2), -1e5).double(), torch.where(weights[..., None] > 0, points, 1e5)), 1)
     wider = torch.cat((torch.zeros(3, 2).double(), weights), 1)
-    again = model(far, wider, seeds=model.sow(far, wider, noise))
+    again = model(far, wider, start=model.draw_start(far, wider, noise))
     assert close(again.points, out.points, 1e-9)
-    alone = model(points[:1, :6], seeds=model.sow(points[:1, :6], None, noise[:1]))
+    alone = model(points[:1, :6], start=model.draw_start(points[:1, :6], None, noise[:1]))
     assert close(alone.points, torch.cat((out.points[:1, :6], out.points[:1, 9:]), 1), 1e-9)
 
 
 def test_the_image_of_the_solution_without_gradients_too(x):
-    model, (points, weights) = completer(image=True), x
-    seeds = model.sow(points, weights)
-    tracked = model(points, weights, seeds=seeds)
+    model, (points, weights) = completer(return_image=True), x
+    start = model.draw_start(points, weights)
+    tracked = model(points, weights, start=start)
     with torch.no_grad():
-        untracked = model(points, weights, seeds=seeds)
-        itself = completer()(points, weights, seeds=seeds)
-    assert close(tracked.points.detach(), untracked.points) and untracked.equilibrium.backward is None
+        untracked = model(points, weights, start=start)
+        itself = completer()(points, weights, start=start)
+    assert close(tracked.points.detach(), untracked.points) and untracked.equilibrium.backward_info is None
     assert not close(itself.points, untracked.points, 1e-2)
 
 
@@ -149,29 +151,29 @@ def test_float32(x):
 
 def test_bad_input(x):
     model, (points, weights) = completer(), x
-    with fails(ValueError, "growth must lie in (1, inf), got 1.0"):
+    with fails(ValueError, "growth must lie in (1, 1e+06), got 1.0"):
         completer(growth=1.0)
-    with fails(ValueError, "x_weights leaves no point in cloud 1 of the batch"):
+    with fails(ValueError, "weights leaves no point in cloud 1 of the batch"):
         model(points, weights * torch.tensor([1.0, 0, 1]).double()[:, None])
     with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 1, 2)"):
-        model.sow(points, weights, torch.randn(3, 1, 2))
+        model.draw_start(points, weights, torch.randn(3, 1, 2))
     with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 2)"):
-        model.sow(points, weights, torch.randn(3, 2))
+        model.draw_start(points, weights, torch.randn(3, 2))
     with fails(TypeError, "noise must be a torch.Tensor, got list"):
-        model.sow(points, weights, [1.0])
+        model.draw_start(points, weights, [1.0])
     with fails(ValueError, "noise must be finite, got 12 NaN or infinite values of 12"):
-        model.sow(points, weights, torch.full((3, 2, 2), torch.nan).double())
+        model.draw_start(points, weights, torch.full((3, 2, 2), torch.nan).double())
     with fails(TypeError, "noise has dtype torch.float32 but x has torch.float64"):
-        model.sow(points, weights, torch.zeros(3, 2, 2))
+        model.draw_start(points, weights, torch.zeros(3, 2, 2))
     with fails(ValueError, "x must have shape (B, m, 2), got (9, 2)"):
-        model.sow(points[0], weights[0])
-    with fails(ValueError, "noise must be None where seeds are given, which it is for"):
-        model(points, weights, seeds=model.sow(points, weights), noise=torch.zeros(3, 2, 2).double())
-    with fails(TypeError, "seeds must be PointClouds, points and weights, got Tensor"):
-        model(points, weights, seeds=points)
+        model.draw_start(points[0], weights[0])
+    with fails(ValueError, "noise must be None where start is given, which it is for"):
+        model(points, weights, start=model.draw_start(points, weights), noise=torch.zeros(3, 2, 2).double())
+    with fails(TypeError, "start must be PointClouds, points and weights, got Tensor"):
+        model(points, weights, start=points)
     with fails(TypeError, "widths must be a tuple of widths, got 5"):
         completer(widths=5)
-    with fails(TypeError, "seeds has dtype torch.float32 but x has torch.float64"):
-        model(points, weights, seeds=model.sow(points.float(), weights.float()))
-    with fails(ValueError, "z0 must be given: this layer has no start of its own"):
+    with fails(TypeError, "start has dtype torch.float32 but x has torch.float64"):
+        model(points, weights, start=model.draw_start(points.float(), weights.float()))
+    with fails(ValueError, "start must be given: this layer has none of its own"):
         model.ddeq(points, weights)

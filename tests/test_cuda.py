@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def layer():
     """A small layer and its input clouds, in float64 on the CPU."""
     torch.manual_seed(0)
-    transport = TransportMap(16, 2, heads=4, dim_lift=(8, 8, 16), dim_hidden=32, dim_final=32).double()
+    transport = TransportMap(16, 2, num_heads=4, dim_lift=(8, 8, 16), dim_hidden=32, dim_final=32).double()
     return DDEQ(transport, 5, solver=MMDFlow(lr=0.2, max_steps=20, tol=0.0)).double(), torch.randn(4, 30, 2).double()
 
 

@@ -6,6 +6,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
 from ddeq_fast.interop.original.state_dicts import from_original
 from ddeq_fast.models import Classifier
 from ddeq_fast.networks import TransportMap
@@ -30,7 +31,6 @@ FLOW_CASES = {
         "lr": 0.3,
         "max_steps": 30,
         "rescale": True,
-        "first_kernel_only": True,
     },
     "riesz_adam": {"lr": 0.05, "max_steps": 30, "optimizer": Adam()},
     "riesz_sgd_momentum_steplr": {"lr": 0.1, "max_steps": 30, "optimizer": SGD(0.8), "lr_decay": (0.9, 5)},
@@ -61,7 +61,7 @@ def flow_problem(name):
 @pytest.mark.parametrize("name", FLOW_CASES)
 def test_flow(name):
     problem, start = flow_problem(name)
-    particles, info = MMDFlow(**{**REFERENCE, **FLOW_CASES[name]}).solve(problem, start)
+    particles, info = FirstKernelFlow(**{**REFERENCE, **FLOW_CASES[name]}).solve(problem, start)
     assert np.abs(particles.numpy() - FLOW[f"{name}/final"]).max() <= 1e-9
     assert (info.evaluations - 1).tolist() == [int(FLOW[f"{name}/nstep"])] * 3
 
@@ -80,10 +80,10 @@ def classifier(request):
         if key.startswith("state_dict/")
     }
     transport = TransportMap(
-        16, golden["x"].shape[-1], heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2
+        16, golden["x"].shape[-1], num_heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2
     )
     steps, lr = int(golden["flow_steps"]), float(golden["flow_lr"])
-    model = Classifier(golden["logits"].shape[-1], transport, solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))
+    model = Classifier(transport, golden["logits"].shape[-1], solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))
     state_dict = from_original(state_dict)
     missing, unexpected = model.load_state_dict(state_dict, strict=False)
     assert (missing, unexpected) == (["ddeq.start"], [])  # the reference draws its start anew in every call
@@ -105,7 +105,7 @@ def test_classifier_transport(classifier):
 def test_classifier_equilibrium_and_logits(classifier):
     golden, model, x, z0 = classifier
     with torch.no_grad():
-        logits, equilibrium = model(x, z0=z0)
+        logits, equilibrium = model(x, start=z0)
     assert_close(equilibrium.particles, golden["z_star"])
     assert_close(logits, golden["logits"])
     assert (equilibrium.info.evaluations - 1 == int(golden["flow_steps"])).all()
@@ -115,7 +115,7 @@ def test_classifier_loss_and_gradients(classifier):
     """In evaluation mode the reference tracks no evaluation of F: it has gradients in the head alone."""
     golden, model, x, z0 = classifier
     with torch.no_grad():
-        particles = model.ddeq(x, z0=z0).particles
+        particles = model.ddeq(x, start=z0).particles
     loss = torch.nn.functional.cross_entropy(model.head(particles.amax(1)), torch.from_numpy(golden["labels"]))
     assert_close(loss, golden["loss"])
     expected = {"weight": "grad/classifier.linear.weight", "bias": "grad/classifier.linear.bias"}

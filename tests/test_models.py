@@ -6,7 +6,7 @@ import torch
 
 import references
 from ddeq_fast import Riesz
-from ddeq_fast.gradients.implicit import ImplicitFunction, Phantom
+from ddeq_fast.gradients import ImplicitFunction, Phantom
 from ddeq_fast.models import DDEQ, Classifier
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, MMDFlow
 from problems import close, fails, small_transport
@@ -24,7 +24,7 @@ def layer(particles=4, dtype=torch.float64, dropout=0.0, **options):
 def classifier(**options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return Classifier(5, small_transport(), **{"num_particles": 4, "solver": TIGHT, **options}).double()
+        return Classifier(small_transport(), 5, **{"num_particles": 4, "solver": TIGHT, **options}).double()
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_problem_evaluates_the_map_at_the_equilibrium(x, cloud):
     assert close(problem.image(particles)[:, :3], particles[:, :3], 1e-9)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction()], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction()], ids=["phantom", "ift"])
 def test_every_parameter_and_the_input_get_gradients(x, backward):
     model = layer(backward=backward)
     x.requires_grad_()
@@ -93,9 +93,9 @@ def test_samples_are_independent(x):
 
 
 def test_particles_permute_with_their_start(x, cloud):
-    model, z0, order = layer(solver=BRIEF), cloud(3, 4, 8), torch.tensor([2, 0, 3, 1])
-    particles = model(x, z0=z0).particles
-    assert close(model(x, z0=z0[:, order]).particles, particles[:, order], 1e-9)
+    model, start, order = layer(solver=BRIEF), cloud(3, 4, 8), torch.tensor([2, 0, 3, 1])
+    particles = model(x, start=start).particles
+    assert close(model(x, start=start[:, order]).particles, particles[:, order], 1e-9)
     assert not close(particles[:, order], particles, 1e-3)
 
 
@@ -103,38 +103,38 @@ def test_a_warm_start_saves_evaluations(x):
     model = layer(solver=Anderson(tol=1e-6, relative=False, max_steps=100))
     with torch.no_grad():
         cold = model(x)
-        warm = model(x, z0=cold.particles)
-        nearby = model(x + 1e-3, z0=cold.particles)
+        warm = model(x, start=cold.particles)
+        nearby = model(x + 1e-3, start=cold.particles)
     assert (warm.info.evaluations == 1).all() and torch.equal(warm.particles, cold.particles)
     assert (nearby.info.evaluations < model(x + 1e-3).info.evaluations).all()
 
 
 def test_a_start_may_have_another_number_of_particles(x, cloud):
-    assert layer()(x, z0=cloud(3, 9, 8)).particles.shape == (3, 9, 8)
+    assert layer()(x, start=cloud(3, 9, 8)).particles.shape == (3, 9, 8)
 
 
 def test_no_gradient_reaches_the_start(x, cloud):
-    z0 = cloud(3, 4, 8, grad=True)
-    layer()(x, z0=z0).particles.sum().backward()
-    assert z0.grad is None
+    start = cloud(3, 4, 8, grad=True)
+    layer()(x, start=start).particles.sum().backward()
+    assert start.grad is None
 
 
 def test_padding_and_weights_of_particles(x, cloud):
-    model, z0 = layer(), cloud(3, 6, 8)
+    model, start = layer(), cloud(3, 6, 8)
     weights = torch.ones(3, 6).double()
     weights[:, 4:] = 0
-    particles = model(x, z0=z0, z_weights=weights).particles[:, :4]
-    assert close(particles, model(x, z0=z0[:, :4]).particles, 1e-9)
+    particles = model(x, start=start, z_weights=weights).particles[:, :4]
+    assert close(particles, model(x, start=start[:, :4]).particles, 1e-9)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction(tol=1e-8)], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction(tol=1e-8)], ids=["phantom", "ift"])
 def test_frozen_particles_stay_with_and_without_gradients(x, cloud, backward):
-    model, z0 = layer(solver=Anderson(tol=0.0, max_steps=60), backward=backward), cloud(3, 4, 8)
+    model, start = layer(solver=Anderson(tol=0.0, max_steps=60), backward=backward), cloud(3, 4, 8)
     frozen = torch.tensor([[True, False, False, False]] * 3)
-    tracked = model(x, z0=z0, frozen=frozen).particles
+    tracked = model(x, start=start, frozen=frozen).particles
     with torch.no_grad():
-        particles = model(x, z0=z0, frozen=frozen).particles
-    assert torch.equal(particles[:, 0], z0[:, 0]) and torch.equal(tracked[:, 0], z0[:, 0])
+        particles = model(x, start=start, frozen=frozen).particles
+    assert torch.equal(particles[:, 0], start[:, 0]) and torch.equal(tracked[:, 0], start[:, 0])
     assert close(tracked.detach(), particles, 1e-6)
 
 
@@ -156,7 +156,7 @@ def test_drawing_the_start_leaves_the_global_generator_alone():
 def test_state_dict_round_trip(x, tmp_path):
     model = classifier(seed=7)
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    other = Classifier(5, small_transport(seed=9), num_particles=4, solver=TIGHT, seed=8).double()
+    other = Classifier(small_transport(seed=9), 5, num_particles=4, solver=TIGHT, seed=8).double()
     assert not close(other(x).logits, model(x).logits, 1e-3)
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert torch.equal(other.ddeq.start, model.ddeq.start)
@@ -230,20 +230,20 @@ def test_unconverged_solves_warn(x):
         model(x)
 
 
-@pytest.mark.parametrize("backward", [Phantom(2), ImplicitFunction()], ids=["phantom", "ift"])
+@pytest.mark.parametrize("backward", [Phantom(steps=2), ImplicitFunction()], ids=["phantom", "ift"])
 @pytest.mark.parametrize("solver", [Anderson(tol=1e-3), MMDFlow(max_steps=8, tol=0.0)], ids=["anderson", "flow"])
 def test_padding_and_padded_particles_may_lie_anywhere(x, cloud, solver, backward):
     """In float32, where the square of their distance overflows."""
     model = layer(dtype=torch.float32, solver=solver, backward=backward)
-    z0, x = cloud(3, 6, 8, dtype=torch.float32), x.float()
+    start, x = cloud(3, 6, 8, dtype=torch.float32), x.float()
     weights, z_weights = torch.ones(3, 7), torch.ones(3, 6)
     weights[:, 5:], z_weights[:, 4:] = 0, 0
     probe, found = cloud(3, 4, 8, dtype=torch.float32), []
     for far in (0.0, 1e30):
-        x[:, 5:], z0[:, 4:] = far, far
+        x[:, 5:], start[:, 4:] = far, far
         model.zero_grad()
         leaf = x.clone().requires_grad_()
-        particles, info, *_ = model(leaf, weights, z0=z0, z_weights=z_weights)
+        particles, info, *_ = model(leaf, weights, start=start, z_weights=z_weights)
         (particles[:, :4] * probe).sum().backward()
         grads = torch.cat([p.grad.flatten() for p in model.parameters()])
         found.append((particles[:, :4].detach(), info.residual, leaf.grad, grads))
@@ -258,7 +258,7 @@ def test_a_warm_start_at_what_was_a_fixed_point_already(x):
             parameter.zero_()
         model.start.zero_()
         first = model(x)
-        again = model(x, z0=first)
+        again = model(x, start=first)
     assert first.info.scale.tolist() == again.info.scale.tolist() == [1.0] * 3
     assert again.info.converged.all() and again.info.evaluations.tolist() == [1] * 3
 
@@ -274,14 +274,14 @@ X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
             X,
             {"weights": torch.zeros(2, 4).double()},
             ValueError,
-            "x_weights leaves no point in cloud 0, 1 of the batch",
+            "weights leaves no point in cloud 0, 1 of the batch",
         ),
-        (X, {"z0": Z[:1]}, ValueError, "z0 must have shape (2, n, 8), got (1, 3, 8)"),
-        (X, {"z0": Z[0]}, ValueError, "z0 must have shape (2, n, 8), got (3, 8)"),
-        (X, {"z0": Z[..., :7]}, ValueError, "z0 must have shape (2, n, 8), got (2, 3, 7)"),
-        (X, {"z0": Z.float()}, TypeError, "z0 has dtype torch.float32 but x has torch.float64"),
-        (X, {"z0": Z / 0}, ValueError, "z0 must be finite, got 48 NaN or infinite values of 48"),
-        (X, {"z0": Z.numpy()}, TypeError, "z0 must be a torch.Tensor, got ndarray"),
+        (X, {"start": Z[:1]}, ValueError, "start must have shape (2, n, 8), got (1, 3, 8)"),
+        (X, {"start": Z[0]}, ValueError, "start must have shape (2, n, 8), got (3, 8)"),
+        (X, {"start": Z[..., :7]}, ValueError, "start must have shape (2, n, 8), got (2, 3, 7)"),
+        (X, {"start": Z.float()}, TypeError, "start has dtype torch.float32 but x has torch.float64"),
+        (X, {"start": Z / 0}, ValueError, "start must be finite, got 48 NaN or infinite values of 48"),
+        (X, {"start": Z.numpy()}, TypeError, "start must be a torch.Tensor, got ndarray"),
         (
             X,
             {"z_weights": torch.ones(2, 3).double()},
@@ -289,10 +289,10 @@ X, Z = torch.zeros(2, 4, 2).double(), torch.zeros(2, 3, 8).double()
             "z_weights must have shape (2, 4), got (2, 3)",
         ),
         (X, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
-        (X, {"z0": Z.to("meta")}, ValueError, "z0 is on meta but x is on cpu"),
-        (X, {"held": Z}, TypeError, "held must be PointClouds, points and weights, got Tensor"),
-        (X, {"held": (Z[:1], None)}, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
-        (X, {"held": (Z, -Z[..., 0] - 1)}, ValueError, "held_weights must be nonnegative, got a minimum of -1"),
+        (X, {"start": Z.to("meta")}, ValueError, "start is on meta but x is on cpu"),
+        (X, {"anchors": Z}, TypeError, "anchors must be PointClouds, points and weights, got Tensor"),
+        (X, {"anchors": (Z[:1], None)}, ValueError, "anchors.points must have shape (2, m, 8), got (1, 3, 8)"),
+        (X, {"anchors": (Z, -Z[..., 0] - 1)}, ValueError, "anchors.weights must be nonnegative, got a minimum of -1"),
     ],
 )
 def test_bad_input(x, options, error, message):
@@ -306,12 +306,12 @@ def test_bad_input(x, options, error, message):
         ({"num_particles": 0}, ValueError, "num_particles must be at least 1, got 0"),
         ({"solver": "newton"}, ValueError, "solver must be one of anderson, auto, flow; got 'newton'"),
         ({"backward": "exact"}, ValueError, "backward must be one of bilevel, ift, phantom; got 'exact'"),
-        ({"solver": Anderson}, TypeError, "solver must be a name or a Solver, got type"),
-        ({"backward": Phantom}, TypeError, "backward must be a name or a Backward, got type"),
+        ({"solver": Anderson}, TypeError, "solver must be a name or a Solver, got the class Anderson"),
+        ({"backward": Phantom}, TypeError, "backward must be a name or a Backward, got the class Phantom"),
         ({"seed": "1"}, TypeError, "seed must be an integer, got str"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"seed": 2**63}, ValueError, f"seed must be at most {2**63 - 1}, got {2**63}"),
-        ({"image": "no"}, TypeError, "image must be True or False, got 'no'"),
+        ({"return_image": "no"}, TypeError, "return_image must be True or False, got 'no'"),
         ({"transport": None}, TypeError, "transport must be a TransportMap, or have what one has, got NoneType"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         ({"num_classes": 2.0}, TypeError, "num_classes must be an integer, got float"),

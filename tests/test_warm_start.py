@@ -11,7 +11,7 @@ from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward, solve
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
-    transport = TransportMap(8, 2, heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
+    transport = TransportMap(8, 2, num_heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
     return DDEQ(transport, 4, solver="anderson").double()
 
 
@@ -19,7 +19,7 @@ def test_a_solved_layer_is_solved_at_once(layer, cloud):
     x = cloud(3, 6, 2)
     with torch.no_grad():
         first = layer(x)
-        again = layer(x, z0=first)
+        again = layer(x, start=first)
     assert (first.info.evaluations > 1).all() and (again.info.evaluations == 1).all()
     assert torch.equal(again.particles, first.particles) and torch.equal(again.info.scale, first.info.scale)
     torch.testing.assert_close(again.info.residual, first.info.residual, rtol=1e-6, atol=1e-12)
@@ -30,7 +30,7 @@ def test_a_small_change_takes_few_evaluations(layer, cloud):
     with torch.no_grad():
         first = layer(x)
         moved = x + 1e-3 * cloud(3, 6, 2)
-        warm, cold = layer(moved, z0=first), layer(moved)
+        warm, cold = layer(moved, start=first), layer(moved)
     assert warm.info.converged.all() and (warm.info.evaluations < cold.info.evaluations).all()
 
 

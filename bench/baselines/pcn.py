@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.pointnet import largest, perceptron, real
-from ddeq_fast.clouds import packed
+from ddeq_fast.clouds import compact
 from ddeq_fast.models import Completion, missing_points
 
 GRID, STEP = 2, 0.1  # points on the side of a folded grid, and between neighbours on it
@@ -72,7 +72,7 @@ class PCN(nn.Module):
         made = made * new[..., None]
         if not self.keep:
             return Completion(made, new.to(x.dtype), torch.zeros_like(new), None)
-        kept = packed(x, mask.to(x.dtype) if weights is None else weights)
+        kept = compact(x, mask.to(x.dtype) if weights is None else weights)
         observed = torch.cat((kept.mask, torch.zeros_like(new)), 1)
         return Completion(
             torch.cat((kept.points, made), 1), torch.cat((kept.weights, new.to(x.dtype)), 1), observed, None

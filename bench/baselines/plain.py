@@ -17,7 +17,7 @@ def _attend(layer, q: Tensor, k: Tensor, fused: bool) -> Tensor:
         k.transpose(0, 1),
         k.transpose(0, 1),
         q.shape[-1],
-        layer.heads,
+        layer.num_heads,
         layer.project_in.weight,
         layer.project_in.bias,
         None,

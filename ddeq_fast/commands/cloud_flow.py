@@ -1,4 +1,4 @@
-"""Particles moved onto a target cloud by the MMD flow: `ddeq-fast flow`.
+"""Particles moved onto a target cloud by the MMD flow, and its checkpoints.
 
 The flow descends MMD^2 / 2 along its Wasserstein gradient (Arbel et al. 2019), the field of particles minus target,
 with momentum and steps that shrink to nothing. Of large clouds in Riesz(1) it is sliced, in new directions every step:
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.backends.sliced import Sliced
 from ddeq_fast.sums.fields import check_kernel, field
 from ddeq_fast.sums.mmd import signed_measure, squared_mmd
-from ddeq_fast.sums.operators import encode
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import checkpoints
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
@@ -49,7 +49,7 @@ class Settings:
     directions: int = 24
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("particles", self.particles)
         check_integer("steps", self.steps)
         check_number("lr", self.lr)
@@ -107,9 +107,10 @@ class CloudFlow:
         if backend != "auto" or self.target.device.type != "cpu":
             return chosen
 
-        def seconds(name):
+        def seconds(name: str) -> float:
             able = backends.get(name).unsupported(x, sources, self.kernel) is None
-            return costs.first_seconds(name) + self.settings.steps * self.step_seconds(name) if able else math.inf
+            step = self.step_seconds(name) if able else None
+            return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
         return exact if seconds(exact) < PATIENCE else min((exact, "sliced"), key=seconds)
@@ -126,7 +127,9 @@ class CloudFlow:
             return None
         name = backend or self.backend
         seconds = costs.call_seconds(name, shape, self.kernel, self.x.dtype)
-        return seconds * self.settings.directions / SLICED.directions if name == "sliced" else seconds
+        if seconds is None or name != "sliced":
+            return seconds
+        return seconds * self.settings.directions / SLICED.directions
 
     def step(self) -> None:
         """Move all particles once; raises FloatingPointError if the steps are too long to stay finite."""
@@ -141,7 +144,7 @@ class CloudFlow:
         (x, a), (y, b) = (self._draw(cloud) for cloud in (self.x, self.target))
         sources, charges = signed_measure(x, y, a, b)
         if self.backend != "sliced":
-            return field(self.x, sources, charges, self.kernel, backend=self.backend)
+            return field(self.x, sources, self.kernel, charges=charges, backend=self.backend)
         sliced = Sliced(self.settings.directions, seed=self.settings.seed + self.done)
         # Sorted once, as a cloud on itself, if the sources are the particles and the target.
         targets = self.x if self.settings.minibatch else sources
@@ -222,21 +225,23 @@ class CloudFlow:
         }
 
     def _check_state(self, path: Path, tensors: dict[str, Tensor], info: dict) -> None:
+        """Raises ValueError naming `path` unless this is a state that the flow can be in."""
         done, history = info.get("done"), info.get("history")
         steps = [entry[0] for entry in history] if _is_history(history) else None
         if type(done) is not int or not 0 <= done <= self.settings.steps:
             raise ValueError(f"{path} is damaged: it is after step {done!r} of {self.settings.steps}")
         if steps is None or steps != sorted(set(steps)) or (steps and not 0 <= steps[0] <= steps[-1] <= done):
             raise ValueError(f"{path} is damaged: its history is wrong")
-        frames = {name for name in tensors if name.startswith("frame.")}
         shapes = {"x": self.x.shape, "velocity": self.x.shape, "view": self._view.shape}
-        known = {*shapes, "generator", *(f"frame.{step}" for step in self._moments if step <= done)}
-        wrong = sorted((shapes.keys() | {"generator"}) - tensors.keys()) + sorted(tensors.keys() - known)
-        for name in sorted(shapes.keys() & tensors.keys() | frames):
-            value = tensors[name]
-            shaped = value.shape == shapes.get(name, (*value.shape[:1], 2))
-            if not shaped or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-                wrong.append(name)
+        frames = {f"frame.{step}" for step in self._moments if step <= done}
+        wrong = sorted({*shapes, "generator"} - tensors.keys())
+        wrong += sorted(tensors.keys() - {*shapes, "generator"} - frames)
+        wrong += sorted(name for name in frames & tensors.keys() if not _is_plane_cloud(tensors[name]))
+        wrong += sorted(
+            name
+            for name in shapes.keys() & tensors.keys()
+            if tensors[name].shape != shapes[name] or not _is_finite(tensors[name])
+        )
         if wrong:
             raise ValueError(
                 f"{path} is damaged: {', '.join(wrong[:8])} missing, unknown, of another shape or not finite"
@@ -247,7 +252,7 @@ class CloudFlow:
         target = f"{len(self.target)} x {self.target.shape[1]} of spread {float(self.spread):.6g}"
         return {
             **vars(self.settings),
-            "kernel": encode(self.kernel),
+            "kernel": str(self.kernel),
             "target": target,
             "hash of the target": self._hash,
             "dtype": str(self.x.dtype),
@@ -255,7 +260,15 @@ class CloudFlow:
         }
 
 
-def _is_history(entries) -> bool:
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+
+
+def _is_plane_cloud(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[1] == 2 and _is_finite(tensor)
+
+
+def _is_history(entries: object) -> TypeGuard[list[list]]:
     return isinstance(entries, list) and all(
         isinstance(entry, list)
         and len(entry) == 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.utils import drawing
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.optional import require
 
 ENDINGS = (".png", ".gif")

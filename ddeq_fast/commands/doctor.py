@@ -1,7 +1,8 @@
-"""What works here: versions, devices, backends and why not, optional packages."""
+"""`ddeq-fast doctor`: versions, devices, which backends work and why not, optional packages."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import platform
 from importlib import metadata
@@ -12,6 +13,7 @@ import ddeq_fast
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import potential_and_field
 from ddeq_fast.sums.radial import Riesz
+from ddeq_fast.utils import console
 
 _OPTIONAL = {
     "triton": "Triton kernels on GPUs",
@@ -24,8 +26,20 @@ _OPTIONAL = {
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "What works on this machine: versions, devices, optional packages, and every\n"
+        "backend on every device, tried on a small cloud; why not, of those that do not."
+    )
+
+
+def run(_: argparse.Namespace) -> int:
+    console.say(report(), result=True)
+    return 0
+
+
 def report() -> str:
-    """All findings, a line each; every backend is tried on a small cloud on every device."""
+    """All findings, a line each."""
     lines = [
         f"ddeq_fast {ddeq_fast.__version__}",
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -48,13 +62,13 @@ def report() -> str:
 
 
 def _try(name: str, device: str) -> str:
-    """ "works", or why not."""
+    """Whether the backend works, or why not."""
     x = torch.linspace(-1, 1, 24, device=device)[:, None]  # on a line even sliced sums are exact
     try:
-        u, f = potential_and_field(x, x, None, Riesz(1.0), backend=name)
+        u, f = potential_and_field(x, x, Riesz(1.0), backend=name)
     except Exception as error:  # whatever is wrong with it is what is asked
         return f"no: {error}"
-    expected = potential_and_field(x, x, None, Riesz(1.0), backend="dense")
+    expected = potential_and_field(x, x, Riesz(1.0), backend="dense")
     right = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip((u, f), expected, strict=True))
     return "works" if right else "no: its results differ from the dense backend's"
 

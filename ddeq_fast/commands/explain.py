@@ -1,15 +1,52 @@
-"""What `backend="auto"` takes for clouds of given sizes, and what every backend would cost: `ddeq-fast explain`."""
+"""`ddeq-fast explain`: what `backend="auto"` takes for clouds of given sizes, and what every backend would cost."""
 
 from __future__ import annotations
 
-import torch
+import argparse
 
+import torch
+from torch import Tensor
+
+from ddeq_fast.commands import arguments
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils import console
+from ddeq_fast.utils.units import duration, size
 from ddeq_fast.utils.validation import check_choice, check_device, check_integer
 
+# Sizes of a batch of sums: clouds, targets, sources, dimension. Of the table: backend, two times, memory, a note.
+_Shape = tuple[int, int, int, int]
+_Row = tuple[str, str, str, str, str]
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Predicted time and memory of every backend for potential and field of clouds of\n"
+        "these sizes, and which one 'auto' takes. No such cloud is made."
+    )
+    parser.add_argument("--n", type=int, required=True, help="sources of a cloud")
+    parser.add_argument("--d", type=int, required=True, help="dimension of the points")
+    parser.add_argument("--m", type=int, help="targets of a cloud (default: as many as sources)")
+    parser.add_argument("--batch", type=int, default=1, metavar="B", help="clouds (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the points (default: %(default)s)")
+    arguments.add_device(parser, "cpu")
+    arguments.add_kernel(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    text = explain(
+        options.n,
+        options.d,
+        options.kernel,
+        m=options.m,
+        batch=options.batch,
+        dtype=options.dtype,
+        device=options.device,
+    )
+    console.say(text, result=True)
+    return 0
 
 
 def explain(
@@ -28,19 +65,17 @@ def explain(
 
     Raises ValueError if a size is below one, the dtype unknown or the device not there.
     """
-    shape = tuple(
-        check_integer(name, value)
-        for name, value in (("batch", batch), ("m", n if m is None else m), ("n", n), ("d", d))
-    )
+    check_integer("n", n)
+    shape = (check_integer("batch", batch), check_integer("m", n if m is None else m), n, check_integer("d", d))
     check_choice("dtype", dtype, DTYPES)
     x, y = _stand_ins(shape, DTYPES[dtype], device)
     taken = backends.resolve("auto", x, y, kernel)
-    rows = [("backend", "first call", "each call", "memory", "")]
+    rows: list[_Row] = [("backend", "first call", "each call", "memory", "")]
     rows += [_row(name, shape, x, y, kernel, taken) for name in backends.names()]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
-        f"{shape[1]:,} targets, {shape[2]:,} sources, {d} dimensions, {batch} "
-        + f"cloud{'s' * (batch > 1)}, {dtype}, {kernel}, {_where(x.device)}",
+        f"{shape[1]:,} targets, {n:,} sources, {d} dimensions, {batch} {'cloud' if batch == 1 else 'clouds'}, "
+        f"{dtype}, {kernel}, {_where(x.device)}",
         "",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows),
         "",
@@ -48,31 +83,32 @@ def explain(
     ]
     if x.device.type == "cpu":
         lines.append(f"Times are scaled from measurements on {costs.table()['machine']['cpu']}.")
-    lines.append(f"Matrices of pairs may take {_size(backends.memory_budget())} (DDEQ_FAST_MEMORY, set_memory_budget).")
+    lines.append(f"Matrices of pairs may take {size(backends.memory_budget())} (DDEQ_FAST_MEMORY, set_memory_budget).")
     return "\n".join(lines)
 
 
-def _stand_ins(shape, dtype, device):
+def _stand_ins(shape: _Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
     """Clouds of these shapes that hold one number."""
     batch, m, n, d = shape
     one = torch.zeros(1, 1, 1, dtype=dtype, device=check_device(device))
     return one.expand(batch, m, d), one.expand(batch, n, d)
 
 
-def _row(name, shape, x, y, kernel, taken) -> tuple[str, ...]:
+def _row(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel, taken: str) -> _Row:
     reason = backends.get(name).unsupported(x, y, kernel)
     mark = f"{name} *" if name == taken else name
     if reason is not None:
         return (mark, "-", "-", "-", f"cannot: {reason}")
     seconds = costs.call_seconds(name, shape, kernel, x.dtype) if x.device.type == "cpu" else None
-    memory = costs.call_bytes(name, shape, x.element_size(), x.device)
+    needed = costs.call_bytes(name, shape, x.element_size(), x.device)
+    memory = "-" if needed is None else size(needed)
     note = "an estimate, not exact" if name == "sliced" else ""
     if seconds is None:
-        return (mark, "not measured", "not measured", "-" if memory is None else _size(memory), note)
-    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), _size(memory), note)
+        return (mark, "not measured", "not measured", memory, note)
+    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), memory, note)
 
 
-def _why(taken: str, x) -> str:
+def _why(taken: str, x: Tensor) -> str:
     if taken == "triton":
         return "on a GPU its kernels move no matrix through memory"
     if taken == "compiled":
@@ -84,18 +120,3 @@ def _why(taken: str, x) -> str:
 
 def _where(device: torch.device) -> str:
     return f"cpu with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-
-
-def duration(seconds: float) -> str:
-    """Two digits and a unit."""
-    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor or unit == "us":
-            break
-    return f"{float(f'{seconds / factor:.2g}'):,g} {unit}"
-
-
-def _size(size: int) -> str:
-    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} B"

@@ -5,28 +5,30 @@ from __future__ import annotations
 import torch
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.utils.validation import check_charges, check_cloud, check_number
+from ddeq_fast.data.dataset import check_generator
+from ddeq_fast.utils.validation import check_cloud, check_number, check_pair, check_weights
 
 
 def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:
     """Each cloud turned, sheared, scaled and shifted a little in its first two coordinates, as handwriting varies.
 
     Args:
-        clouds: points (B, n, d), d >= 2, on the CPU.
+        clouds: points (B, n, d), d >= 2, floating-point, on the CPU, and weights (B, n), zero for padding.
         strength: standard deviation of the turn and shear in radians, of the change of scale, and of the shift in the
             units of the points; 0 changes nothing.
         generator: source of all randomness; the number of draws depends on B alone.
 
     Raises:
-        TypeError, ValueError: bad shape or dtype, NaN, a negative strength.
+        TypeError, ValueError: bad shape or dtype, NaN, a negative strength, no generator.
     """
-    points, weights = clouds
-    if check_cloud("points", points).dim() != 3 or points.shape[2] < 2:
-        raise ValueError(f"points must have shape (B, n, d), d at least 2, got {tuple(points.shape)}")
-    check_charges("weights", weights, points)
+    points, weights = check_pair("clouds", clouds, "(points, weights)")
+    if check_cloud("clouds.points", points).dim() != 3 or points.shape[2] < 2:
+        raise ValueError(f"clouds.points must have shape (B, n, d), d at least 2, got {tuple(points.shape)}")
+    weights = check_weights("clouds.weights", weights, None, points, some=False)
     check_number("strength", strength, closed=True)
+    check_generator("generator", generator)
     draw = torch.randn(points.shape[0], 6, generator=generator).to(points.dtype) * strength
     linear = draw[:, :4].view(-1, 2, 2) + torch.eye(2, dtype=points.dtype)
     plane = points[..., :2] @ linear.mT + draw[:, None, 4:]
     moved = torch.cat((plane, points[..., 2:]), -1)
-    return PointClouds(torch.where(clouds.mask[..., None], moved, points), weights)
+    return PointClouds(torch.where(weights[..., None] > 0, moved, points), weights)

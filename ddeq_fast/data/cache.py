@@ -46,5 +46,5 @@ def cached(path: Path, source: str, build: Callable[[], dict[str, Tensor]]) -> d
     try:
         checkpoints.save(path, tensors, {"source": source})
     except OSError as error:
-        warnings.warn(f"what was read is not kept for the next time: {path} cannot be written: {error}", stacklevel=2)
+        warnings.warn(f"what was read is not kept for the next time: {error}", stacklevel=2)
     return tensors

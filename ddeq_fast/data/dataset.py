@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from ddeq_fast.utils.validation import (
     FLOATS,
     check_charges,
     check_cloud,
+    check_flag,
     check_integer,
     check_nonnegative,
     check_some_left,
@@ -32,19 +33,8 @@ class Batch(NamedTuple):
 
 def _check_clouds(points: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     """Raises for the first cloud that is none; a split has many, so that all are looked at together first."""
-    if all(isinstance(entry, Tensor) and entry.device == points[0].device for entry in (*points, *weights)):
-        kinds = {(cloud.dim(), cloud.shape[-1:], cloud.dtype, cloud.numel() > 0) for cloud in points}
-        alike = all(
-            charges.shape == cloud.shape[:1] and charges.dtype == cloud.dtype
-            for cloud, charges in zip(points, weights, strict=True)
-        )
-        kind = (2, points[0].shape[-1:], points[0].dtype, True)
-        if kinds == {kind} and alike and points[0].dtype in FLOATS:
-            charges = torch.cat(tuple(weights))
-            if bool(
-                torch.isfinite(torch.cat(tuple(points))).all() & torch.isfinite(charges).all() & (charges > 0).all()
-            ):
-                return
+    if _all_alike(points, weights) and _all_finite(points, weights):
+        return
     for i, (cloud, charges) in enumerate(zip(points, weights, strict=True)):
         if check_cloud(f"points[{i}]", cloud, like=("points[0]", points[0]) if i else None).dim() != 2:
             raise ValueError(f"points[{i}] must have shape (n, d), got {tuple(cloud.shape)}")
@@ -54,11 +44,35 @@ def _check_clouds(points: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         check_some_left(f"weights[{i}]", (charges > 0).any())
 
 
-@dataclass(frozen=True)
-class Split:
-    """Labelled clouds.
+def _all_alike(points: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether all are clouds (n_i, d) that are not empty, with weights (n_i,), of one dimension, dtype and device."""
+    if not all(isinstance(entry, Tensor) and entry.device == points[0].device for entry in (*points, *weights)):
+        return False
+    dim, dtype = points[0].shape[-1:], points[0].dtype
+    return dtype in FLOATS and all(
+        cloud.dim() == 2
+        and cloud.numel()
+        and (cloud.shape[-1:], cloud.dtype) == (dim, dtype)
+        and (charges.shape, charges.dtype) == (cloud.shape[:1], dtype)
+        for cloud, charges in zip(points, weights, strict=True)
+    )
 
-    points: one tensor (n_i, d) a cloud, float32; weights: (n_i,) each, nonnegative; labels: (N,) int64, nonnegative.
+
+def _all_finite(points: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether no point is NaN or infinite, and all weights are positive."""
+    charges = torch.cat(tuple(weights))
+    finite = torch.isfinite(torch.cat(tuple(points))).all() & torch.isfinite(charges).all()
+    return bool(finite & (charges > 0).all())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """N labelled clouds.
+
+    Args:
+        points: one tensor (n_i, d) a cloud, floating-point.
+        weights: (n_i,) each, of the same dtype, nonnegative, zero for padding.
+        labels: (N,) int64, nonnegative.
 
     Raises:
         TypeError, ValueError: not equally many or none, another shape or dtype, an empty cloud, mixed dimensions or
@@ -69,21 +83,33 @@ class Split:
     weights: Sequence[Tensor]
     labels: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for name in ("points", "weights"):
+            if not isinstance(getattr(self, name), Sequence) or isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a sequence of tensors, got {type(getattr(self, name)).__name__}")
+        if not isinstance(self.labels, Tensor) or self.labels.dtype != torch.int64:
+            raise TypeError(f"labels must be an int64 tensor, got {getattr(self.labels, 'dtype', type(self.labels))}")
+        if self.labels.dim() != 1:
+            raise ValueError(f"labels must have shape (N,), got {tuple(self.labels.shape)}")
         sizes = len(self.points), len(self.weights), len(self.labels)
         if len(set(sizes)) > 1 or not sizes[0]:
             raise ValueError(f"points, weights and labels must be equally many and not none, got {sizes}")
-        if not isinstance(self.labels, Tensor) or self.labels.dtype != torch.int64:
-            raise TypeError(f"labels must be an int64 tensor, got {getattr(self.labels, 'dtype', type(self.labels))}")
-        if self.labels.dim() != 1 or int(self.labels.min()) < 0:
-            raise ValueError(f"labels must have shape (N,) and be nonnegative, got {tuple(self.labels.shape)}")
+        if int(self.labels.min()) < 0:
+            raise ValueError(f"labels must be nonnegative, got a minimum of {int(self.labels.min())}")
         _check_clouds(self.points, self.weights)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        sizes = [len(cloud) for cloud in self.points]
+        return f"<{len(self)} clouds of {min(sizes)} to {max(sizes)} points in dimension {self.points[0].shape[1]}>"
+
     def batch(self, indices: Tensor) -> Batch:
-        """The clouds at these indices (B,), int64 from 0 to N - 1, padded together."""
+        """The clouds at these indices (B,), int64 from 0 to N - 1, padded together.
+
+        Raises TypeError, ValueError for indices of another dtype or shape, for none, and for places that are none.
+        """
         if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.dim() != 1:
             raise TypeError(f"indices must be an int64 tensor (B,), got {indices!r:.60}")
         if not len(indices) or not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
@@ -103,10 +129,17 @@ class Split:
             by_length: clouds of similar size together, so that little is padded: the shuffled clouds are sorted by
                 size inside windows of 16 batches, and the batches then shuffled; all are sorted if seed is None. Where
                 size tells of the label, batches are less mixed than without.
+
+        Returns:
+            int64 tensors, (batch_size,) but for one that may be smaller.
+
+        Raises:
+            TypeError, ValueError: a size, seed or epoch out of range.
         """
-        check_integer("batch_size", batch_size)
+        batch_size = min(check_integer("batch_size", batch_size), len(self))
         check_integer("epoch", epoch, low=0)
-        draw = None if seed is None else generator(seed, epoch)
+        check_flag("by_length", by_length)
+        draw = None if seed is None else generator(check_integer("seed", seed, low=0), epoch)
         order = torch.arange(len(self)) if draw is None else torch.randperm(len(self), generator=draw)
         if not by_length:
             return order.split(batch_size)
@@ -117,18 +150,19 @@ class Split:
         batches = [batch for part, size in windows for batch in part[size.argsort(stable=True)].split(batch_size)]
         return tuple(batches[i] for i in torch.randperm(len(batches), generator=draw).tolist())
 
-    def batches(
-        self, batch_size: int, seed: int | None = None, epoch: int = 0, by_length: bool = False
-    ) -> Iterator[Batch]:
-        """The batches of one epoch, in that order; one may be smaller."""
-        return map(self.batch, self.order(batch_size, seed, epoch, by_length))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and test split of one classification task. dim: of the points; classes: how many labels.
+    """Training and test split of one classification task.
 
-    Raises TypeError, ValueError: points of another dimension, a label that is no class.
+    Args:
+        name: of the data.
+        dim: of the points.
+        classes: how many labels there are; they count from 0.
+        train, test: clouds and labels.
+
+    Raises:
+        TypeError, ValueError: splits that are none, points of another dimension, a label that is no class.
     """
 
     name: str
@@ -137,10 +171,14 @@ class Dataset:
     train: Split
     test: Split
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         check_integer("dim", self.dim)
         check_integer("classes", self.classes)
         for name, split in (("train", self.train), ("test", self.test)):
+            if not isinstance(split, Split):
+                raise TypeError(f"{name} must be a Split, got {type(split).__name__}")
             if split.points[0].shape[1] != self.dim:
                 raise ValueError(f"{name} must hold points in dimension {self.dim}, got {split.points[0].shape[1]}")
             if int(split.labels.max()) >= self.classes:
@@ -148,11 +186,23 @@ class Dataset:
 
 
 def generator(*seeds: int) -> torch.Generator:
-    """A generator that depends on all the seeds (nonnegative integers); different tuples give unrelated streams."""
+    """A generator that depends on all the seeds; different tuples give unrelated streams.
+
+    Raises TypeError, ValueError naming the place of a seed that is no nonnegative integer.
+    """
     mixed = 0
-    for seed in seeds:  # splitmix64, a seed at a time: neighbouring seeds must not give neighbouring states
-        mixed = (mixed ^ check_integer("seed", seed, low=0)) + 0x9E3779B97F4A7C15
+    # splitmix64, a seed at a time: neighbouring seeds must not give neighbouring states
+    for i, seed in enumerate(seeds):
+        mixed = (mixed ^ check_integer(f"seeds[{i}]", seed, low=0)) + 0x9E3779B97F4A7C15
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) % (1 << 64)
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % (1 << 64)
         mixed ^= mixed >> 31
     return torch.Generator().manual_seed(mixed % (1 << 63))
+
+
+def check_generator(name: str, draw: torch.Generator) -> None:
+    """Raises TypeError or ValueError unless `draw` is a generator on the CPU."""
+    if not isinstance(draw, torch.Generator):
+        raise TypeError(f"{name} must be a torch.Generator, got {type(draw).__name__}")
+    if draw.device.type != "cpu":
+        raise ValueError(f"{name} must be a generator on the CPU, got one on {draw.device}")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from ddeq_fast.data.dataset import Dataset, Split
-from ddeq_fast.data.pixels import check_intensity, clouds, inked
+from ddeq_fast.data.pixels import check_options, clouds, inked
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_integer
 
 TEST_SIZE = 360
 _SPLIT_SEED = 0
@@ -17,7 +14,7 @@ _CENTRE, _SCALE = 3.5, 2.0
 
 
 def load_digits(
-    root: str | Path | None = None, intensity: str = "coordinate", max_points: int | None = None, *, seed: int = 0
+    root: None = None, intensity: str = "coordinate", max_points: int | None = None, *, seed: int = 0
 ) -> Dataset:
     """Digits, 1,437 for training and 360 for testing: a fixed split with the same share of every digit.
 
@@ -36,10 +33,7 @@ def load_digits(
     """
     if root is not None:
         raise ValueError(f"root must be None for digits, which come with scikit-learn; got {str(root)!r}")
-    dim = check_intensity(intensity)
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
+    dim = check_options(intensity, max_points, seed)
     require("sklearn", "data")
     from sklearn.datasets import load_digits as raw
     from sklearn.model_selection import train_test_split

@@ -1,28 +1,48 @@
-"""One cloud a file: `load_points` and `write_points`."""
+"""One cloud a file: `load_points` and `write_points`; the name of a file says its format."""
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.data.formats.arrays import read_array
+from ddeq_fast.data.formats.arrays import npy_bytes, read_array
 from ddeq_fast.data.formats.off import read_vertices
 from ddeq_fast.data.formats.ply import ply_bytes, read_ply
-from ddeq_fast.data.formats.text import read_text
-from ddeq_fast.utils.checkpoints import write_atomically
-from ddeq_fast.utils.validation import check_cloud
-
-_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-# Share of a cloud's extent by which rounding may move a point: 17 times as far from the origin as it is wide.
-_MOST_MOVED = 1e-6
+from ddeq_fast.data.formats.precision import keeps
+from ddeq_fast.data.formats.text import read_text, text_bytes
+from ddeq_fast.utils.files import write_atomically
+from ddeq_fast.utils.validation import check_cloud, check_path
 
 
-def load_points(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
+class Format(NamedTuple):
+    """How files of one ending are read and written.
+
+    read: the array (n, d) of a file, of any real dtype; errors name the file. write: what a file of an array (n, d),
+    float32 or float64, holds; ValueError if it cannot hold it. None for a format that is only read.
+    """
+
+    read: Callable[[Path], np.ndarray]
+    write: Callable[[np.ndarray], bytes] | None = None
+
+
+FORMATS = {
+    ".npy": Format(read_array, npy_bytes),
+    ".npz": Format(read_array),
+    ".ply": Format(read_ply, ply_bytes),
+    ".off": Format(read_vertices),
+    ".xyz": Format(read_text, text_bytes),
+    ".txt": Format(read_text),
+    ".csv": Format(read_text),
+}
+
+
+def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Tensor:
     """The cloud (n, d) of a file; its name says of which format it is.
 
     * .npy: an array (n, d) of numbers; .npz: one such array, or the one called "points" among several;
@@ -36,6 +56,7 @@ def load_points(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
     .gz. Endings may be in capitals.
 
     Args:
+        path: of the file.
         dtype: torch.float32, torch.float64, or None for float32 where that keeps the cloud and float64 where not: where
             rounding would move a point by more than a millionth of the cloud's extent (the largest over its
             coordinates), or make different points one, as of metres in a survey's grid. The same file always gives the
@@ -43,105 +64,64 @@ def load_points(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: a path that is none.
         ValueError: naming the file, and the line in text: of none of these formats, empty, truncated, points of mixed
             dimension, not finite in float32, too large for the memory, packed to less than a hundredth of more than 16
             MiB (unpack such a file by hand); a bad dtype.
     """
-    path = Path(path)
-    if dtype is not None and dtype not in _DTYPES:
-        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
+    path = check_path("path", path)
+    if dtype is not None and dtype is not torch.float32 and dtype is not torch.float64:
+        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
     ending = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
-    reader = _READERS.get(ending.lower())
-    if reader is None:
-        raise ValueError(f"{path}: its name must end in one of {', '.join(_READERS)}")
+    if ending.lower() not in FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # told below, with the place
-            array = reader(path)
+            array = FORMATS[ending.lower()].read(path)
             rounded = np.ascontiguousarray(array, np.float32)
         if not np.isfinite(rounded).all():
             row = int((~np.isfinite(rounded)).any(1).argmax())
             raise ValueError(f"{path}: point {row} (the first is 0) is not finite in float32: {array[row].tolist()}")
         if dtype is None:
-            dtype = torch.float32 if _keeps(rounded, array) else torch.float64
+            dtype = torch.float32 if keeps(rounded, array) else torch.float64
         return torch.from_numpy(rounded if dtype == torch.float32 else np.ascontiguousarray(array, np.float64))
     except MemoryError as error:
         raise ValueError(f"{path} does not fit into the memory") from error
 
 
-def _keeps(rounded: np.ndarray, array: np.ndarray) -> bool:
-    """Whether points (n, d) rounded to float32 are still the cloud."""
-    if array.dtype.itemsize <= 4:
-        return True
-    moved = np.abs(array - rounded).max()
-    if moved == 0:
-        return True
-    if moved > _MOST_MOVED * np.ptp(array, axis=0).max():
-        return False
-    # Points that became one are neighbours in the order of a number made of all their bits; zero has one sign.
-    bits = (rounded + np.float32(0)).view(np.uint32).astype(np.uint64)
-    number = np.zeros(len(bits), np.uint64)
-    for column in bits.T:
-        number = (number ^ column) * np.uint64(0x9E3779B97F4A7C15)
-    order = number.argsort()
-    first, second = order[:-1], order[1:]
-    same = np.flatnonzero(number[first] == number[second])
-    first, second = first[same], second[same]
-    fused = (rounded[first] == rounded[second]).all(1) & (array[first] != array[second]).any(1)
-    return not fused.any()
-
-
-_READERS: dict[str, Callable[[Path], np.ndarray]] = {
-    ".npy": read_array,
-    ".npz": read_array,
-    ".ply": read_ply,
-    ".off": read_vertices,
-    ".xyz": read_text,
-    ".txt": read_text,
-    ".csv": read_text,
-}
-
-
-def write_points(path: str | Path, points: Tensor) -> None:
-    """Write a cloud (n, d) in the format that the file's name says: .npy, .ply (binary, d = 2 or 3) or .xyz.
+def write_points(path: str | os.PathLike[str], points: Tensor) -> None:
+    """Write a cloud in the format that the file's name says: .npy, .ply (binary, d = 2 or 3) or .xyz.
 
     It is written in float32, or in float64 where `load_points` would read it so: `load_points` gives back the same
     points, rounded to float32 if that keeps the cloud. Endings may be in capitals. The file is replaced whole or not at
     all.
 
+    Args:
+        path: of the file.
+        points: (n, d), floating-point, on any device.
+
     Raises:
-        TypeError, ValueError: `points` is no cloud finite in float32, or does not go into a file of that name.
+        TypeError, ValueError: `points` is no cloud finite in float32, or does not go into a file of that name; a path
+            that is none.
         FileNotFoundError: there is no folder for it.
     """
-    path = Path(path)
-    points = check_cloud("points", points).detach().cpu()
-    if points.dim() != 2:
+    path = check_path("path", path)
+    if check_cloud("points", points).dim() != 2:
         raise ValueError(f"points must have shape (n, d), got {tuple(points.shape)}")
-    array = points.float().numpy()
-    if not np.isfinite(array).all():
+    if points.is_meta:
+        raise ValueError("points must have values, got a tensor on meta")
+    points = points.detach().cpu()
+    rounded, wide = points.float().numpy(), points.double().numpy()
+    if not np.isfinite(rounded).all():
         raise ValueError("points must be finite in float32")
-    if not _keeps(array, wide := points.double().numpy()):
-        array = wide
-    ending = path.suffix.lower()
-    if ending == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        content = buffer.getvalue()
-    elif ending == ".ply":
-        if array.shape[1] not in (2, 3):
-            raise ValueError(f"{path}: a PLY file holds points in 2 or 3 dimensions, got {array.shape[1]}")
-        content = ply_bytes(array)
-    elif ending == ".xyz":
-        content = _text_bytes(array)
-    else:
-        raise ValueError(f"{path}: its name must end in one of .npy, .ply, .xyz")
+    write = FORMATS[path.suffix.lower()].write if path.suffix.lower() in FORMATS else None
+    if write is None:
+        written = ", ".join(ending for ending, kind in FORMATS.items() if kind.write is not None)
+        raise ValueError(f"path must end in one of {written}, got {path}")
+    try:
+        content = write(rounded if keeps(rounded, wide) else wide)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     write_atomically(path, content)
-
-
-def _text_bytes(array: np.ndarray) -> bytes:
-    """A line a point, in as many digits as `load_points` needs to give the same back: nine tell float32s apart."""
-    words = [[f"{value:.9g}" for value in row] for row in array.tolist()]
-    if array.dtype != np.float32 or not _keeps(array, np.array(words).astype(np.float64)):
-        words = [list(map(repr, row)) for row in array.tolist()]
-    return "".join(" ".join(row) + "\n" for row in words).encode()

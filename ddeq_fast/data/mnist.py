@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 from ddeq_fast.data.dataset import Dataset, Split
 from ddeq_fast.data.formats.reading import data_folder, find, read_bytes, read_lines
 from ddeq_fast.data.formats.table import parse_table
-from ddeq_fast.data.pixels import Pixels, check_intensity, clouds, inked
-from ddeq_fast.utils.validation import check_integer, check_number
+from ddeq_fast.data.pixels import Pixels, check_options, clouds, inked
+from ddeq_fast.utils.validation import check_number
 
 SIDE = 28
 _CENTRE, _SCALE = 13.5, 5.0
@@ -25,7 +26,7 @@ _EXPECTED = (
 
 
 def load_mnist(
-    root: str | Path | None = None,
+    root: str | os.PathLike[str] | None = None,
     intensity: str = "coordinate",
     max_points: int | None = None,
     *,
@@ -51,11 +52,8 @@ def load_mnist(
         FileNotFoundError: saying where files were looked for. ValueError: naming the file that is damaged and what is
         wrong with it, and its line in a CSV; a bad argument.
     """
-    dim = check_intensity(intensity)
+    dim = check_options(intensity, max_points, seed)
     check_number("threshold", threshold, high=1.0, closed=True)
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
     folder = data_folder("mnist", root, _EXPECTED)
     splits = []
     for stream, (pixels, labels) in enumerate(_read(folder, threshold)):
@@ -66,13 +64,14 @@ def load_mnist(
     return Dataset("mnist", dim, 10, *splits)
 
 
-def _read(folder: Path, threshold: float):
+def _read(folder: Path, threshold: float) -> list[tuple[Pixels, Tensor]]:
     """(pixels, labels) of the training and of the test images."""
-    found = [[_find(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")] for part in _IDX]
-    if all(path for pair in found for path in pair):
-        return [_from_idx(*pair, threshold) for pair in found]
-    tables = [_find(folder, f"{part}.csv") for part in _CSV]
-    if all(tables):
+    images = [path for part in _IDX if (path := _find(folder, f"{part}-images-idx3-ubyte"))]
+    labels = [path for part in _IDX if (path := _find(folder, f"{part}-labels-idx1-ubyte"))]
+    if len(images) == len(labels) == len(_IDX):
+        return [_from_idx(*pair, threshold) for pair in zip(images, labels, strict=True)]
+    tables = [path for part in _CSV if (path := _find(folder, f"{part}.csv"))]
+    if len(tables) == len(_CSV):
         return [_from_csv(path, threshold) for path in tables]
     names = sorted(path.name for path in folder.iterdir())
     raise FileNotFoundError(f"mnist: {folder} holds {', '.join(names[:8]) or 'nothing'}; expected {_EXPECTED}")
@@ -130,22 +129,24 @@ def _from_csv(path: Path, threshold: float) -> tuple[Pixels, Tensor]:
     good = padding | ((position >= 0) & (position < SIDE)).all(-1) & (value > 0) & (value <= 255)
     wrong = (labels < 0) | (labels > 9) | ~good.all(1)
     pixels = _pixels(triples, ~padding & (value > 255 * threshold))
-    empty = _first_empty(pixels, len(table))
-    if wrong.any() or empty is not None:
-        row = int(wrong.argmax()) if wrong.any() else empty
-        if not 0 <= labels[row] <= 9:
-            fault = f"the label must lie from 0 to 9, got {labels[row]}"
-        elif not good[row].all():
-            point = int((~good[row]).argmax())
-            fault = (
-                f"point {point} must lie on {SIDE} x {SIDE} pixels with a brightness from 1 to 255, or be -1,-1,-1; "
-            )
-            fault += "got " + ",".join(map(str, triples[row, point]))
-        else:
-            fault = f"no point is brighter than the threshold {threshold:g}"
+    row = int(wrong.argmax()) if wrong.any() else _first_empty(pixels, len(table))
+    if row is not None:
         number = [number for number, line in enumerate(lines, start=2) if line.strip()][row]
-        raise ValueError(f"{path}, line {number}: {fault}")
+        raise ValueError(f"{path}, line {number}: {_fault(labels[row], triples[row], good[row], threshold)}")
     return pixels, torch.from_numpy(labels.astype(np.int64))
+
+
+def _fault(label: int, points: np.ndarray, good: np.ndarray, threshold: float) -> str:
+    """What is wrong with a row of a table, a label and points (n, 3), of which some are not `good`."""
+    if not 0 <= label <= 9:
+        return f"the label must lie from 0 to 9, got {label}"
+    if good.all():
+        return f"no point is brighter than the threshold {threshold:g}"
+    point = int((~good).argmax())
+    return (
+        f"point {point} must lie on {SIDE} x {SIDE} pixels with a brightness from 1 to 255, or be -1,-1,-1; got "
+        + ",".join(map(str, points[point]))
+    )
 
 
 def _pixels(triples: np.ndarray, chosen: np.ndarray) -> Pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -13,10 +14,10 @@ from ddeq_fast.data.cache import cached, fingerprint
 from ddeq_fast.data.dataset import Dataset, Split, generator
 from ddeq_fast.data.formats.off import read_mesh, read_vertices
 from ddeq_fast.data.formats.reading import data_folder, is_hidden
-from ddeq_fast.data.pixels import check_intensity
+from ddeq_fast.data.pixels import check_options
 from ddeq_fast.data.sampling import sample_surface, to_unit_ball, voxel_reduce
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_choice, check_integer
+from ddeq_fast.utils.validation import check_choice, check_path
 
 # Least and most points of a cloud. "m" is the range that the original code reduces to; "s" is half and "l" twice that.
 SIZES = {"s": (250, 400), "m": (500, 800), "l": (1000, 1600)}
@@ -26,13 +27,13 @@ _FORMAT = 1  # of the clouds: counted up when the same files and options give ot
 
 
 def load_modelnet(
-    root: str | Path | None = None,
+    root: str | os.PathLike[str] | None = None,
     intensity: str = "coordinate",
     max_points: int | None = None,
     *,
     size: str = "s",
     source: str = "vertices",
-    cache: str | Path | None = None,
+    cache: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> Dataset:
     """ModelNet40, in its official split; any folder of that layout will do, a class for every folder.
@@ -55,16 +56,14 @@ def load_modelnet(
         FileNotFoundError: saying where files were looked for. ValueError: naming the file that is damaged, and the
         line; a bad argument. ImportError: safetensors or tqdm is missing.
     """
-    check_intensity(intensity)
+    check_options(intensity, max_points, seed)
     low, high = SIZES[check_choice("size", size, SIZES)]
     check_choice("source", source, ("vertices", "surface"))
-    check_integer("seed", seed, low=0)
-    if max_points is not None:
-        check_integer("max_points", max_points)
+    place = None if cache is None else check_path("cache", cache)
     folder = data_folder("modelnet40", root, _EXPECTED)
     classes, paths = _paths(folder)
     options = (_FORMAT, size, source, seed if source == "surface" else None)
-    kept = (folder if cache is None else Path(cache)) / f".ddeq_fast-{size}-{source}.safetensors"
+    kept = (place or folder) / f".ddeq_fast-{size}-{source}.safetensors"
 
     def build() -> dict[str, Tensor]:
         every = [path for part in _PARTS for path in paths[part]]
@@ -90,7 +89,7 @@ def _paths(folder: Path) -> tuple[list[str], dict[str, list[Path]]]:
     classes = sorted(entry.name for entry in entries if any((entry / part).is_dir() for part in _PARTS))
     if not classes:
         raise FileNotFoundError(f"modelnet40: {folder} holds no folders of classes; expected {_EXPECTED}")
-    paths = {part: [] for part in _PARTS}
+    paths: dict[str, list[Path]] = {part: [] for part in _PARTS}
     for name in classes:
         for part in _PARTS:
             place = folder / name / part

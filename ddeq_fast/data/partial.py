@@ -5,7 +5,7 @@ the partial cloud and the whole one:
 
     removal = Clusters(count=2, radius=0.6)
     observed = removal(clouds, generator(seed, step))  # (B, n)
-    partial = packed(clouds.points, clouds.weights * observed)
+    partial = compact(clouds.points, clouds.weights * observed)
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_weights
+from ddeq_fast.data.dataset import check_generator
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_pair, check_weights
 
 
 class _Removal:
@@ -29,16 +30,17 @@ class _Removal:
         does not depend on how far the batch is padded.
 
         Raises:
-            TypeError, ValueError: bad shape or dtype, NaN, an empty or fully padded cloud.
+            TypeError, ValueError: bad shape or dtype, NaN, an empty or fully padded cloud, no generator.
         """
+        check_generator("draw", draw)
         if isinstance(clouds, Tensor):
             if check_cloud("clouds", clouds).dim() != 2:
                 raise ValueError(f"clouds without weights must be one, (n, d), got {tuple(clouds.shape)}")
             return self(PointClouds(clouds[None], clouds.new_ones(1, len(clouds))), draw)[0]
-        points = check_cloud("clouds", clouds.points)
-        if points.dim() != 3:
-            raise ValueError(f"clouds must have points (B, n, d), got {tuple(points.shape)}")
-        real = check_weights("clouds.weights", clouds.weights, None, points) > 0
+        points, weights = check_pair("clouds", clouds, "(points, weights)")
+        if check_cloud("clouds.points", points).dim() != 3:
+            raise ValueError(f"clouds.points must have shape (B, n, d), got {tuple(points.shape)}")
+        real = check_weights("clouds.weights", weights, None, points) > 0
         return self._observed(points, real, draw)
 
     def _observed(self, points: Tensor, real: Tensor, draw: torch.Generator) -> Tensor:
@@ -57,11 +59,11 @@ class Clusters(_Removal):
     count: int = 2
     radius: float = 0.6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("count", self.count)
         check_number("radius", self.radius)
 
-    def _observed(self, points, real, draw):
+    def _observed(self, points: Tensor, real: Tensor, draw: torch.Generator) -> Tensor:
         points = points.to(torch.promote_types(points.dtype, torch.float32))  # half precision cannot hold the squares
         share = torch.rand(len(points), self.count, generator=draw, dtype=torch.float64).to(points.device)
         number = (share * real.sum(1, keepdim=True)).long()  # the centre is that real point of its cloud
@@ -85,10 +87,10 @@ class Fraction(_Removal):
 
     share: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_number("share", self.share, high=1.0)
 
-    def _observed(self, points, real, draw):
+    def _observed(self, points: Tensor, real: Tensor, draw: torch.Generator) -> Tensor:
         keys = torch.full(real.shape, 2.0, dtype=torch.float64, device=real.device)
         keys[real] = torch.rand(int(real.sum()), generator=draw, dtype=torch.float64).to(real.device)
         rank = keys.argsort(1).argsort(1)

@@ -42,6 +42,14 @@ def check_intensity(intensity: str) -> int:
     return 3 if check_choice("intensity", intensity, INTENSITIES) == "coordinate" else 2
 
 
+def check_options(intensity: str, max_points: int | None, seed: int) -> int:
+    """The dimension of clouds loaded with these options; raises TypeError or ValueError naming a bad one."""
+    if max_points is not None:
+        check_integer("max_points", max_points)
+    check_integer("seed", seed, low=0)
+    return check_intensity(intensity)
+
+
 def clouds(
     pixels: Pixels, *, centre: float, scale: float, intensity: str, max_points: int | None, seeds: tuple[int, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -55,7 +63,6 @@ def clouds(
         seeds: of these draws.
     """
     if max_points is not None:
-        check_integer("max_points", max_points)
         pixels = pixels.keep(_sample(pixels.image.numpy(), max_points, generator(*seeds)))
     points = (torch.stack((pixels.x.float(), pixels.y.float()), 1) - centre) / scale
     weights = torch.ones_like(pixels.ink)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from ddeq_fast.data.dataset import check_generator
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 
 
@@ -41,8 +44,8 @@ def voxel_reduce(points: Tensor, low: int, high: int) -> Tensor:
         TypeError, ValueError: bad shape, dtype or range, NaN.
     """
     _check(points)
-    check_integer("low", low)
-    check_integer("high", high, low=low)
+    check_integer("high", high)
+    check_integer("low", low, high=high)
     if len(points) <= high:
         return points
     extent = float((points.amax(0).double() - points.amin(0).double()).max()) or 1.0
@@ -69,10 +72,8 @@ def _cells(points: Tensor, size: float) -> Tensor:
     points = points.double()  # half precision has no place for the cells' numbers
     cells = ((points - points.amin(0)) / size).floor()
     shape = [int(min(extent, 1 << 63)) + 1 for extent in cells.amax(0).tolist()]
-    strides, total = [], 1
-    for extent in reversed(shape):
-        strides.insert(0, total)
-        total *= extent
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    total = math.prod(shape)
     if total >= 1 << 63:
         raise ValueError(f"size is too small: a grid of {' x '.join(map(str, shape))} cells cannot be numbered")
     return (cells.long() * torch.tensor(strides, device=points.device)).sum(1)
@@ -90,8 +91,12 @@ def sample_surface(vertices: Tensor, triangles: Tensor, number: int, draw: torch
     Raises:
         TypeError, ValueError: bad shape or dtype, NaN, an index that is no vertex's, or a surface without area.
     """
-    _check(vertices)
+    if check_cloud("vertices", vertices).dim() != 2 or vertices.shape[1] != 3:
+        raise ValueError(f"vertices must have shape (n, 3), got {tuple(vertices.shape)}")
     check_integer("number", number)
+    check_generator("draw", draw)
+    if not isinstance(triangles, Tensor):
+        raise TypeError(f"triangles must be a torch.Tensor, got {type(triangles).__name__}")
     if triangles.dim() != 2 or triangles.shape[1] != 3 or triangles.dtype != torch.int64:
         raise ValueError(f"triangles must be int64 of shape (m, 3), got {triangles.dtype} {tuple(triangles.shape)}")
     if len(triangles) and not 0 <= int(triangles.min()) <= int(triangles.max()) < len(vertices):

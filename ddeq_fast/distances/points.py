@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import triton
+from ddeq_fast.sums.measures import measure
 from ddeq_fast.sums.radial import Riesz
 from ddeq_fast.sums.ranges import suits_single
 from ddeq_fast.utils import transforms
-from ddeq_fast.utils.validation import check_choice, check_cloud, check_mask, check_some_left, values_readable
+from ddeq_fast.utils.validation import check_choice, check_cloud
 
 # Distances a block of the dense search may hold: fits into a processor's cache.
 BLOCK_ENTRIES = 1 << 20
@@ -26,16 +27,24 @@ class Nearest(NamedTuple):
     """Squared distances (m,) or (B, m) to the nearest sources, and the indices of these, int64 of the same shape."""
 
     squared_distance: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
 
 
-def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str = "auto") -> Nearest:
+def nearest(
+    x: Tensor,
+    y: Tensor,
+    *,
+    y_weights: Tensor | None = None,
+    y_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Nearest:
     """Nearest source y_j of every target x_i: min_j |x_i - y_j|^2, differentiable in x and y, and its j.
 
     Args:
         x: targets, (m, d) or (B, m, d), floating point.
         y: sources, (n, d) or (B, n, d), same dtype and device.
-        y_mask: boolean, (n,) or (B, n), True for real sources; padding is never nearest.
+        y_weights: nonnegative weights, (n,) or (B, n): a source of no weight is never nearest. Boolean ones are a mask.
+        y_mask: boolean, same shape, True for real sources; padding is never nearest.
         backend: "dense", "triton", or "auto": Triton on a GPU.
 
     Returns:
@@ -47,25 +56,11 @@ def nearest(x: Tensor, y: Tensor, *, y_mask: Tensor | None = None, backend: str 
             backend or one that cannot run here.
     """
     check_cloud("x", x)
-    check_cloud("y", y, like=("x", x))
-    mask = real_points("y_mask", y_mask, y)
-    backend = resolve(backend, x)
-    batched = x.dim() == 3
-    if not batched:
-        x, y, mask = x[None], y[None], None if mask is None else mask[None]
-    q, index = search(x, y, mask, backend)
+    sources = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
+    targets = x if x.dim() == 3 else x[None]
+    q, index = search(targets, sources.points, sources.real, resolve(backend, x))
     q = q.to(x.dtype)
-    return Nearest(q, index) if batched else Nearest(q[0], index[0])
-
-
-def real_points(name: str, mask: Tensor | None, cloud: Tensor) -> Tensor | None:
-    """The mask, checked, of shape (n,) or (B, n); None if there is none. Raises if it leaves no point in a cloud."""
-    if mask is None:
-        return None
-    mask = check_mask(name, mask, cloud)
-    if values_readable(mask):
-        check_some_left(name, mask.any(-1))
-    return mask
+    return Nearest(q, index) if x.dim() == 3 else Nearest(q[0], index[0])
 
 
 def resolve(backend: str, x: Tensor) -> str:
@@ -111,7 +106,7 @@ def _(info, in_dims, *args):
     return transforms.fold(index_op, info, in_dims, *args)
 
 
-def _dense(x, y, mask):
+def _dense(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     dtype = x.dtype
     rows = max(1, BLOCK_ENTRIES // (x.shape[0] * y.shape[1]))
     found = []

@@ -1,23 +1,29 @@
-"""Derivatives of a fixed point, by name: "phantom", "ift", "bilevel"; others are added by `register`."""
+"""Derivatives of a fixed point Z* = F(Z*, context), at a cost independent of the forward steps.
+
+A gradient is a `Backward`, by name: "phantom", "ift", "bilevel", or one added by `register`. What its backward pass
+took is a `BackwardInfo`. `jacobian_norm` measures how contractive F is, to be penalised in training.
+"""
 
 from __future__ import annotations
 
+from ddeq_fast.gradients.base import Backward, BackwardInfo, make, names, register
 from ddeq_fast.gradients.bilevel import Bilevel
-from ddeq_fast.gradients.implicit import Backward, ImplicitFunction, Phantom
-from ddeq_fast.utils.validation import check_choice
+from ddeq_fast.gradients.implicit import ImplicitFunction
+from ddeq_fast.gradients.jacobian import jacobian_norm
+from ddeq_fast.gradients.phantom import Phantom
 
-BACKWARDS = {"phantom": Phantom, "ift": ImplicitFunction, "bilevel": Bilevel}
+register("phantom", Phantom)
+register("ift", ImplicitFunction)
+register("bilevel", Bilevel)
 
-
-def make(backward: str | Backward, **options) -> Backward:
-    """The backward of that name, with these options; a `Backward` is returned as it is."""
-    if isinstance(backward, str):
-        return BACKWARDS[check_choice("backward", backward, BACKWARDS)](**options)
-    if not hasattr(backward, "attach") or isinstance(backward, type):
-        raise TypeError(f"backward must be a name or a Backward, got {type(backward).__name__}")
-    if options:
-        raise TypeError(f"options {', '.join(options)} need a backward given by name, got {type(backward).__name__}")
-    return backward
-
-
-__all__ = ["BACKWARDS", "Backward", "Bilevel", "ImplicitFunction", "Phantom", "make"]
+__all__ = [
+    "Backward",
+    "BackwardInfo",
+    "Phantom",
+    "ImplicitFunction",
+    "Bilevel",
+    "jacobian_norm",
+    "make",
+    "names",
+    "register",
+]

@@ -12,19 +12,24 @@ That is one tangent of the op, one product with J and one with its transpose; co
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from ddeq_fast.gradients.implicit import Backward, BackwardInfo, implicit
+from ddeq_fast.gradients.base import Backward, BackwardInfo
+from ddeq_fast.gradients.implicit import implicit
+from ddeq_fast.gradients.linear import conjugate_gradients
 from ddeq_fast.solvers.iterate import warn_of
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.mmd import signed_measure
-from ddeq_fast.sums.operators import encode, tangent
+from ddeq_fast.sums.operators import tangent
 from ddeq_fast.sums.radial import Gaussian, RadialKernel
 from ddeq_fast.utils.validation import check_integer, check_number
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Bilevel(Backward):
     """Gradient through the minimiser of the discrepancy; agrees with "ift" where F fixes every particle.
 
@@ -44,43 +49,38 @@ class Bilevel(Backward):
         ValueError, TypeError: a kernel with a cusp, or an option out of range.
     """
 
-    def __init__(
-        self,
-        kernel: RadialKernel | None = None,
-        *,
-        max_steps: int = 100,
-        tol: float = 1e-5,
-        damping: float = 0.0,
-        backend: str = "auto",
-    ):
+    kernel: RadialKernel | None = None
+    max_steps: int = 100
+    tol: float = 1e-5
+    damping: float = 0.0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        kernel = self.kernel
         if kernel is not None:
             if not isinstance(kernel, RadialKernel):
                 raise TypeError(f"kernel must be a RadialKernel such as Gaussian(1.0), got {type(kernel).__name__}")
-            if any(_cusped(term) for _, term in kernel.terms()):
+            if not kernel.smooth:
                 raise ValueError(f"kernel must be smooth where points coincide, got {kernel!r}")
-        self.kernel, self.backend = kernel, backends.check_whole("Bilevel", backend)
-        self.max_steps = check_integer("max_steps", max_steps)
-        self.tol = check_number("tol", tol)
-        self.damping = check_number("damping", damping, closed=True)
+        backends.check_whole("Bilevel", self.backend)
+        check_integer("max_steps", self.max_steps)
+        self.tol = check_number("tol", self.tol)
+        self.damping = check_number("damping", self.damping, closed=True)
 
     def attach(self, problem, z):
         z, problem = z.detach(), problem.recorded(z)
-        image, info = problem.held_image(z), BackwardInfo()
+        image, info = problem.constrained_image(z), BackwardInfo()
 
         def solve(gradient: Tensor) -> Tensor:
             hessian = _Hessian(self, problem, z, info)
-            motion, info.residual = _conjugate_gradients(hessian, hessian.held(gradient), self.max_steps, self.tol)
+            motion, info.residual = conjugate_gradients(
+                hessian, hessian.constrained(gradient), self.max_steps, self.tol
+            )
             warn_of("backward", info.residual, info.residual <= self.tol, self.tol)
             return -hessian.pull(motion)[1]
 
         # The equilibrium itself is returned; its gradient enters F(z) as the motion of the image that it stands for.
         return implicit(image, z, solve), info
-
-
-def _cusped(kernel: RadialKernel) -> bool:
-    """Whether it has a cusp: there, and only there, the curvature is as large as phi where points nearly coincide."""
-    near = torch.tensor(1e-200, dtype=torch.float64)
-    return float(kernel.curvature(near).abs()) > 1e-6 * float(kernel.phi(near).abs()) + 1e-90
 
 
 class _Hessian:
@@ -100,12 +100,12 @@ class _Hessian:
             spread = (points - points.sum(1, keepdim=True) / count).square().sum(-1)
             spread = (spread * real[..., 0]).sum() / count.sum()
             kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
-        self.kernel = encode(kernel)
+        self.kernel = kernel
         diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(points.new_zeros(()))))
         self.damping = (options.damping * diagonal)[:, None, None]
         self.moving = problem.moving(z)
 
-    def held(self, v: Tensor) -> Tensor:
+    def constrained(self, v: Tensor) -> Tensor:
         """v without the components of padding and of frozen particles."""
         return v * self.moving
 
@@ -119,26 +119,4 @@ class _Hessian:
 
     def __call__(self, v: Tensor) -> Tensor:
         on_z, on_image = self.pull(v)
-        return self.held(on_z + self.pull_back(on_image)) + self.damping * v
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)[:, None, None]
-
-
-def _conjugate_gradients(operator, right: Tensor, max_steps: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Solve operator(x) = right sample by sample (Hestenes & Stiefel 1952): x and its relative residuals (B,)."""
-    x, residual = torch.zeros_like(right), right
-    direction, norm = residual, _dot(residual, residual)
-    scale = torch.where(norm > 0, norm, 1)
-    for _ in range(max_steps):
-        if bool((norm <= tol**2 * scale).all()):
-            break
-        image = operator(direction)
-        curvature = _dot(direction, image)
-        # A sample that is done stays as it is, whatever others it shares the batch with.
-        step = torch.where((curvature > 0) & (norm > tol**2 * scale), norm / curvature, 0)
-        x, residual = x + step * direction, residual - step * image
-        previous, norm = norm, _dot(residual, residual)
-        direction = residual + torch.where(previous > 0, norm / previous, 0) * direction
-    return x, (norm / scale).sqrt().double().flatten()
+        return self.constrained(on_z + self.pull_back(on_image)) + self.damping * v

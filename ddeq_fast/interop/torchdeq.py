@@ -8,10 +8,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ddeq_fast.interop.original.functions import steps_listed
 from ddeq_fast.interop.original.network import one_solve
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.utils.optional import require
-from ddeq_fast.utils.validation import check_choice, check_integer
+from ddeq_fast.utils.validation import check_choice, check_cloud
+
+__all__ = ["SOLVERS", "register"]
 
 SOLVERS = {"mmd": MMDFlow, "mmd_anderson": Anderson}
 
@@ -61,34 +64,38 @@ def solve(
     if not isinstance(x0, Tensor) or x0.dim() != 3:
         got = f"shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(f"z_init must be one tensor of clouds (B, n, d), not several packed into one; got {got}")
-    if not isinstance(indexing, (Sequence, type(None))):
-        raise TypeError(f"indexing must be a list of steps, got {type(indexing).__name__}")
-    indexing = [check_integer("indexing", int(step), low=0) for step in indexing or ()]
-    solver = factory(max_steps=int(max_iter), tol=tol, relative=stop_mode == "rel", **options)
+    if not callable(func):
+        raise TypeError(f"func must be callable, got {type(func).__name__}")
+    check_cloud("z_init", x0)
+    (max_steps,) = steps_listed("max_iter", [max_iter], low=1)
+    steps = [] if indexing is None else steps_listed("indexing", indexing, low=0)
+    solver = factory(max_steps=max_steps, tol=tol, relative=stop_mode == "rel", **options)
     problem = Pushforward(lambda z, context, weights: func(z), None, weights, frozen)
-    problem.check(x0)
-    kept, trace = {}, []
+    problem = problem.checked(x0, "z_init")
+    kept: dict[int, Tensor] = {}
+    residuals: list[Tensor] = []
 
-    def watch(step, particles, residual):
-        trace.append(residual)
-        if step in indexing:
+    def watch(step: int, particles: Tensor, residual: Tensor) -> None:
+        residuals.append(residual)
+        if step in steps:
             kept[step] = particles
 
     particles, info = solver.solve(problem, x0, callback=watch)
-    kept.pop(len(trace) - 1, None)  # the equilibrium may be an earlier cloud than the last
-    trace = torch.stack(trace, 1)
-    scale = info.scale[:, None]
+    kept.pop(len(residuals) - 1, None)  # the equilibrium may be an earlier cloud than the last
+    trace = torch.stack(residuals, 1)
     if stop_mode == "abs":
         scale = trace[:, :1]
-        trace = torch.where(trace == 0, 0, trace / scale)
+        relative = torch.where(trace == 0, 0, trace / scale)
+    else:
+        scale, relative = info.scale[:, None], trace
     return (
         particles,
-        [kept.get(step, particles) for step in indexing],
+        [kept.get(step, particles) for step in steps],
         stat(
-            abs_trace=trace * scale,
-            rel_trace=trace,
-            abs_lowest=trace[:, -1] * scale[:, 0],
-            rel_lowest=trace[:, -1],
+            abs_trace=relative * scale,
+            rel_trace=relative,
+            abs_lowest=relative[:, -1] * scale[:, 0],
+            rel_lowest=relative[:, -1],
             nstep=(info.evaluations - 1).double(),
         ),
     )

@@ -14,6 +14,13 @@ class Bilinear(nn.Module):
 
     Equivariant in Z and invariant in X. A(X) depends on X alone: `encode` computes it once a solve, after which
     the layer is one small matrix product a cloud.
+
+    Args:
+        dim_z, dim_x: widths of the points of Z and X.
+        dim_out: width of the result.
+
+    Raises:
+        TypeError, ValueError: a width that is no positive integer.
     """
 
     def __init__(self, dim_z: int, dim_x: int, dim_out: int):
@@ -24,11 +31,15 @@ class Bilinear(nn.Module):
         self.norm = nn.LayerNorm(dim_out)
         nn.init.normal_(self.alpha, std=(dim_z * dim_x) ** -0.5)
 
+    def extra_repr(self) -> str:
+        dim_z, dim_out, dim_x = self.alpha.shape
+        return f"dim_z={dim_z}, dim_x={dim_x}, dim_out={dim_out}"
+
     def encode(self, x: Tensor, weights: Tensor) -> Tensor:
         """A(X), (B, dim_z, dim_out), of features x (B, m, dim_x) with weights (B, m)."""
         pooled = torch.matmul(weights[:, None], x).squeeze(1)
         return torch.einsum("jik,bk->bji", self.alpha, pooled)
 
     def forward(self, z: Tensor, matrix: Tensor) -> Tensor:
-        """(B, n, dim_z) -> (B, n, dim_out)."""
+        """(B, n, dim_z) -> (B, n, dim_out), with the matrix of `encode`."""
         return F.relu(self.norm(torch.matmul(z, matrix) + self.bias))

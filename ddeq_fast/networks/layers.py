@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from ddeq_fast.utils.validation import check_integer, check_number
 
+WIDEST = 1 << 20  # features of a point: more are a mistake, and fill the memory
+
 # (samples of the whole batch, those of them at hand) while a process works on its share of one.
 _SHARE: ContextVar[tuple[int, Tensor] | None] = ContextVar("share", default=None)
 
 
 @contextmanager
-def share_of_batch(total: int, rows: Tensor):
+def share_of_batch(total: int, rows: Tensor) -> Iterator[None]:
     """Within it, in this thread, dropout masks are drawn for a batch of `total` samples of which `rows` are at hand."""
     token = _SHARE.set((total, rows))
     try:
@@ -26,9 +29,17 @@ def share_of_batch(total: int, rows: Tensor):
 
 
 def check_widths(**widths: int) -> None:
-    """Raise TypeError or ValueError naming the first of them that is no positive integer."""
+    """Raise TypeError or ValueError naming the first of them that is no integer from 1 to `WIDEST`."""
     for name, width in widths.items():
-        check_integer(name, width)
+        check_integer(name, width, high=WIDEST)
+
+
+def check_match(name: str, points: Tensor, parameter: Tensor) -> None:
+    """Raise TypeError or ValueError, naming the points, if their dtype or device is not that of the parameter."""
+    if points.dtype != parameter.dtype:
+        raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
+    if points.device != parameter.device:
+        raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
 
 
 class PointwiseMLP(nn.Module):
@@ -41,6 +52,7 @@ class PointwiseMLP(nn.Module):
         self.linear2 = nn.Linear(dim_hidden, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) -> (..., dim_out)."""
         return self.linear2(F.relu(self.linear1(x)))
 
 
@@ -60,6 +72,9 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = check_number("dropout", dropout, high=1.0, closed=True)
 
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout:g}" if self.dropout else ""
+
     def draw(self, like: Tensor) -> Tensor | None:
         """A dropout mask (B, 1, dim_hidden) for the batch of `like`; None when nothing is dropped.
 
@@ -76,6 +91,7 @@ class FeedForward(nn.Module):
         return mask if rows is None else mask[rows]
 
     def forward(self, x: Tensor, drop: Tensor | None = None) -> Tensor:
+        """(B, n, dim) -> (B, n, dim), with a mask of `draw` or none."""
         # Flat, for a rectifier in place: of a view, autograd would make copies.
         hidden = self.linear1(x.flatten(0, 1)).relu_()
         if drop is not None:

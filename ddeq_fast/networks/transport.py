@@ -6,43 +6,50 @@ evaluates again and again.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.attention import (
-    AttentionEncoder,
-    Memory,
-    Prepared,
-    attention_bias,
-    log_weights,
-    prepared,
-    without_padding,
-    zeroed,
-)
+from ddeq_fast.networks.attention import KeysAndValues, Prepared, prepare
 from ddeq_fast.networks.bilinear import Bilinear
-from ddeq_fast.networks.layers import FeedForward, PointwiseMLP
+from ddeq_fast.networks.encoders import MOST_LAYERS, AttentionEncoder
+from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_match, check_widths
+from ddeq_fast.networks.padding import attention_bias, log_weights, without_padding, zeroed
 from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
 
+MOST_HEADS = 32  # of the default, as the paper has them
+LEAST_HEAD = 4  # coordinates a head
 
-class Held(NamedTuple):
-    """Particles that stay where they are, as the others see them: keys and values for every self-attention layer, and
-    weights (B, m)."""
 
-    memories: tuple[Memory, ...]
+class Anchors(NamedTuple):
+    """Particles that stay where they are, as the others see them: keys and values (B, num_heads, m, dim_z / num_heads)
+    for every self-attention layer, and weights (B, m)."""
+
+    keys_and_values: tuple[KeysAndValues, ...]
     weights: Tensor
 
 
 class Context(NamedTuple):
-    """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first."""
+    """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first.
+
+    matrix: of the bilinear layer, (B, middle, middle). sources: keys and values of X for every cross-attention layer.
+    bias: log weights of X, (B, 1, 1, m), None where all are one. drops: dropout masks (B, 1, hidden) of every layer, or
+    None. anchors: of `TransportMap.anchored`.
+    """
 
     matrix: Tensor
-    memories: tuple[Memory | Prepared, ...]
+    sources: tuple[KeysAndValues | Prepared, ...]
     bias: Tensor | None
     drops: dict[str, list[Tensor | None]]
-    held: Held | None = None
+    anchors: Anchors | None = None
+
+
+def default_heads(dim: int) -> int:
+    """The largest number of heads, at most 32, of at least 4 coordinates each, that divides the width; or 1."""
+    most = max(1, min(MOST_HEADS, dim // LEAST_HEAD))
+    return next(heads for heads in range(most, 0, -1) if dim % heads == 0)
 
 
 class TransportMap(nn.Module):
@@ -56,7 +63,7 @@ class TransportMap(nn.Module):
 
     Args:
         dim_z, dim_x: dimension of the latent and of the input points.
-        heads: attention heads; must divide dim_z.
+        num_heads: attention heads; must divide dim_z. None for the most, up to 32, with at least 4 coordinates each.
         dim_lift: hidden and output width of the first equivariant layers, hidden width of the second.
         dim_hidden: hidden width of the encoders' feed-forward blocks.
         dim_final: hidden width of the last feed-forward block.
@@ -66,6 +73,9 @@ class TransportMap(nn.Module):
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
             particles, residuals and weights keep their own. None for none of it.
+
+    Raises:
+        TypeError, ValueError: a size out of range, heads that do not divide dim_z.
     """
 
     def __init__(
@@ -73,7 +83,7 @@ class TransportMap(nn.Module):
         dim_z: int = 128,
         dim_x: int = 2,
         *,
-        heads: int = 32,
+        num_heads: int | None = None,
         dim_lift: tuple[int, int, int] = (16, 16, 128),
         dim_hidden: int = 512,
         dim_final: int = 512,
@@ -85,19 +95,21 @@ class TransportMap(nn.Module):
         network_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if network_dtype not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(f"network_dtype must be torch.bfloat16, torch.float16 or None, got {network_dtype}")
-        self.network_dtype = network_dtype
-        self.dim_z, self.dim_x = check_integer("dim_z", dim_z), check_integer("dim_x", dim_x)
-        for name, value in (("heads", heads), ("dim_hidden", dim_hidden), ("dim_final", dim_final)):
-            check_integer(name, value)
+        check_widths(dim_z=dim_z, dim_x=dim_x, dim_hidden=dim_hidden, dim_final=dim_final)
+        self.dim_z, self.dim_x = dim_z, dim_x
+        self.num_heads = default_heads(dim_z) if num_heads is None else check_integer("num_heads", num_heads)
+        if dim_z % self.num_heads:
+            raise ValueError(f"num_heads must divide dim_z = {dim_z}, got {num_heads}")
         for name, value in (("self_layers", self_layers), ("cross_layers", cross_layers), ("x_layers", x_layers)):
-            check_integer(name, value, low=0)
+            check_integer(name, value, low=0, high=MOST_LAYERS)
         check_number("dropout", dropout, high=1.0, closed=True)
         if not isinstance(dim_lift, (tuple, list)) or len(dim_lift) != 3:
             raise TypeError(f"dim_lift must be three widths, got {dim_lift!r}")
-        narrow, middle, widen = (check_integer("dim_lift", width) for width in dim_lift)
+        narrow, middle, widen = (check_integer("dim_lift", width, high=WIDEST) for width in dim_lift)
         self.attend_to_padding = check_flag("attend_to_padding", attend_to_padding)
+        if not any(network_dtype is dtype for dtype in (None, torch.bfloat16, torch.float16)):
+            raise ValueError(f"network_dtype must be torch.bfloat16, torch.float16 or None, got {network_dtype!r}")
+        self.network_dtype = network_dtype
 
         self.lift_z = PointwiseMLP(dim_z, narrow, middle)
         self.lift_x = PointwiseMLP(dim_x, narrow, middle)
@@ -109,18 +121,25 @@ class TransportMap(nn.Module):
         self.norm_widen_z, self.norm_widen_x = nn.LayerNorm(dim_z), nn.LayerNorm(dim_z)
         self.norm_start = nn.LayerNorm(dim_z)
 
-        def encoder(layers):
-            return AttentionEncoder(layers, dim_z, heads, dim_hidden, dropout)
-
-        self.x_encoder, self.self_encoder, self.cross_encoder = map(encoder, (x_layers, self_layers, cross_layers))
+        self.x_encoder, self.self_encoder, self.cross_encoder = (
+            AttentionEncoder(layers, dim_z, self.num_heads, dim_hidden, dropout)
+            for layers in (x_layers, self_layers, cross_layers)
+        )
         self.final = FeedForward(dim_z, dim_final, dropout)
 
-    def encode(self, x: Tensor, weights: Tensor | None = None) -> Context:
+    def extra_repr(self) -> str:
+        shown = [f"dim_z={self.dim_z}, dim_x={self.dim_x}, num_heads={self.num_heads}"]
+        shown += ["attend_to_padding=True"] * self.attend_to_padding
+        shown += [f"network_dtype={self.network_dtype}"] * (self.network_dtype is not None)
+        return ", ".join(shown)
+
+    def encode(self, x: Tensor, weights: Tensor | None = None, *, mask: Tensor | None = None) -> Context:
         """Everything F needs of X.
 
         Args:
-            x: input clouds (B, m, dim_x).
-            weights: (B, m), nonnegative, one for a plain point, zero for padding; ones if None.
+            x: input clouds (B, m, dim_x), in the network's dtype and on its device.
+            weights: (B, m), nonnegative, one a plain point, zero for padding; ones if None; boolean ones are a mask.
+            mask: boolean (B, m), False for padding; may accompany weights.
 
         Raises:
             TypeError, ValueError: wrong shape, dtype or dimension, NaN, an empty or fully padded cloud.
@@ -130,8 +149,8 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
-        self.check_match("x", x)
-        padded, weights = weights is not None, check_weights("weights", weights, None, x)
+        check_match("x", x, self.bilinear.bias)
+        padded, weights = weights is not None or mask is not None, check_weights("weights", weights, mask, x)
         if padded:
             x = without_padding(x, weights)
         present = self._present(weights)
@@ -148,73 +167,83 @@ class TransportMap(nn.Module):
                 "cross": self.cross_encoder.draw(x),
                 "final": [self.final.draw(x)],
             }
-            memories = tuple(self.cross_encoder.memories(encoded))
-            return Context(self.bilinear.encode(lifted, weights), memories, bias, drops)
+            sources = self.cross_encoder.keys_and_values(encoded)
+            return Context(self.bilinear.encode(lifted, weights), sources, bias, drops)
 
-    def check_particles(self, z: Tensor) -> None:
-        """Raise ValueError or TypeError if F cannot be evaluated at the particles z (B, n, d)."""
+    def check_context(self, context: Context) -> None:
+        """Raise TypeError if `context` is none of `encode`."""
+        if not isinstance(context, Context):
+            raise TypeError(f"context must be a Context, of TransportMap.encode, got {type(context).__name__}")
+
+    def check_particles(self, z: Tensor, name: str = "start") -> None:
+        """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
-            raise ValueError(f"z0 must have points in dimension {self.dim_z}, got {z.shape[-1]}")
-        self.check_match("z0", z)
+            raise ValueError(f"{name} must have points in dimension {self.dim_z}, got {z.shape[-1]}")
+        check_match(name, z, self.bilinear.bias)
 
-    def check_match(self, name: str, points: Tensor) -> None:
-        """Raise TypeError or ValueError, naming the points, if their dtype or device is not the network's."""
-        parameter = self.bilinear.bias
-        if points.dtype != parameter.dtype:
-            raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
-        if points.device != parameter.device:
-            raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
-
-    def _precision(self, like: Tensor):
+    def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """The context in which layers are evaluated."""
         return nullcontext() if self.network_dtype is None else torch.autocast(like.device.type, self.network_dtype)
 
     def prepare(self, context: Context) -> Context:
-        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut."""
+        """The context of F for many evaluations and products with J^T: they get faster, other derivatives are cut.
+
+        The keys and values of X are arranged anew, without a graph. Where that does not pay, on GPUs, in compiled code
+        and in low precision, only the graph is cut, or nothing is done.
+        """
         if self._compiled_call_impl is not None:  # compiled code has its own attention
             return context
-        memories = tuple(prepared(memory, context.bias) for memory in context.memories)
-        return context._replace(memories=memories)
+        sources = (part.source if isinstance(part, Prepared) else part for part in context.sources)
+        return context._replace(sources=tuple(prepare(part, context.bias) for part in sources))
 
-    def hold(self, context: Context, z: Tensor, weights: Tensor | None = None) -> Context:
-        """The context of F for particles beside others, z (B, m, dim_z), that no layer moves.
+    def anchored(self, context: Context, points: Tensor, weights: Tensor | None = None) -> Context:
+        """The context of F for particles beside anchors, which no layer moves.
 
-        `weights` (B, m) are those of z, zero for padding, ones if None; a cloud may have none but padding. With one
-        self-attention layer, F is what it would be for all particles together.
+        With one self-attention layer, F is what it would be for all particles together.
+
+        Args:
+            context: of `encode`.
+            points: the anchors (B, m, dim_z), in the network's dtype and on its device.
+            weights: (B, m), nonnegative, zero for padding; ones if None. A cloud may have none but padding.
 
         Raises:
-            TypeError, ValueError: naming `held`: wrong shape, dtype or device, NaN, negative weights.
+            TypeError, ValueError: wrong shape, dtype or device, NaN, negative weights.
         """
-        shape = (len(context.matrix), self.dim_z)
-        if isinstance(z, Tensor) and (z.dim() != 3 or z.shape[::2] != shape):
-            raise ValueError(f"held must have shape ({shape[0]}, m, {shape[1]}), got {tuple(z.shape)}")
-        check_cloud("held", z)
-        self.check_match("held", z)
-        check_weights("held.weights", weights, None, z, some=False)
+        if not isinstance(context, Context):
+            raise TypeError(f"context must be what encode returns, got {type(context).__name__}")
+        batch = len(context.matrix)
+        if isinstance(points, Tensor) and (points.dim() != 3 or points.shape[::2] != (batch, self.dim_z)):
+            got = tuple(points.shape)
+            raise ValueError(f"anchors.points must have shape ({batch}, m, {self.dim_z}), got {got}")
+        check_cloud("anchors.points", points)
+        check_match("anchors.points", points, self.bilinear.bias)
+        charges = check_weights("anchors.weights", weights, None, points, some=False)
         if weights is not None and not self.attend_to_padding:
-            z = without_padding(z, weights)
-        with self._precision(z):
-            memories = tuple(self.self_encoder.memories(self._start(z, context, self._present(weights))))
-        weights = z.new_ones(z.shape[:2]) if weights is None else weights
-        return context._replace(held=Held(memories, weights))
+            points = without_padding(points, charges)
+        present = self._present(None if weights is None else charges)
+        with self._precision(points):
+            keys_and_values = self.self_encoder.keys_and_values(self._start(points, context, present))
+        return context._replace(anchors=Anchors(keys_and_values, charges))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
-        """F(z, X): (B, n, dim_z) -> (B, n, dim_z).
+        """F(z, X), (B, n, dim_z). Nothing is checked: this is the inner loop of every solver.
 
-        `weights` (B, n) are those of z, zero for padding, ones if None; padding is neither attended to nor seen
-        by the other particles. Inputs are not checked: this is the inner loop of every solver.
+        Args:
+            z: particles (B, n, dim_z).
+            context: of X, from `encode`.
+            weights: (B, n), zero for padding, ones if None; padding is neither attended to nor seen by the others.
         """
-        present, held = self._present(weights), context.held
+        present, anchors = self._present(weights), context.anchors
         if weights is not None and not self.attend_to_padding:
             z = without_padding(z, weights)
-        if held is not None:
-            weights = torch.cat((held.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
+        if anchors is not None:
+            weights = torch.cat((anchors.weights, z.new_ones(z.shape[:2]) if weights is None else weights), 1)
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
-        memories = None if held is None else held.memories
+        beside = None if anchors is None else anchors.keys_and_values
         with self._precision(z):
             mixed = self._start(z, context, present)
-            mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, held=memories)
-            mixed = self.cross_encoder(mixed, context.memories, context.bias, context.drops["cross"], present)
+            mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, anchors=beside)
+            mixed = self.cross_encoder(mixed, context.sources, context.bias, context.drops["cross"], present)
             return zeroed(self.final(mixed, context.drops["final"][0]), present).to(z.dtype)
 
     def _start(self, z: Tensor, context: Context, present: Tensor | None) -> Tensor:

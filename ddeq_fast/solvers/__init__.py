@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ddeq_fast.solvers.anderson import Anderson
@@ -62,8 +64,20 @@ def solve(
         raise TypeError(f"callback must be callable, got {type(callback).__name__}")
     if isinstance(start, Tensor):
         refuse_transforms(start)
-    problem.check(start)
-    given = {"scale": check_scale(scale, start), "callback": callback}
+    problem = problem.checked(start)
+    return run(solver, problem, start, scale=check_scale(scale, start), callback=callback)
+
+
+def run(
+    solver: Solver,
+    problem: Pushforward,
+    start: Tensor,
+    *,
+    scale: Tensor | None = None,
+    callback: Callback | None = None,
+) -> Solution:
+    """`solve`, of a problem and a start that were checked."""
+    given: dict[str, Any] = {"scale": scale, "callback": callback}
     solution = solver.solve(problem, start, **{name: value for name, value in given.items() if value is not None})
     warn_if_unconverged(solver, problem, solution)
     return solution
@@ -71,6 +85,7 @@ def solve(
 
 __all__ = [
     "solve",
+    "run",
     "Pushforward",
     "FixedTarget",
     "Solver",

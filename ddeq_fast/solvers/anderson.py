@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.solvers.base import IterativeSolver
-from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_integer, check_number, check_share
+
+# Beyond it, a history is no longer solved for in no time, nor held.
+LARGEST_DEPTH = 1000
 
 
 class History(NamedTuple):
@@ -54,6 +57,7 @@ def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge:
     return (move + mixing * gain).view_as(z), History(*kept)
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Anderson(IterativeSolver):
     """Anderson acceleration, one evaluation of F a step; returns the iterate of least residual.
 
@@ -61,50 +65,32 @@ class Anderson(IterativeSolver):
     permuted; there it stalls, and `Auto` turns to the flow.
 
     Args:
-        kernel: kernel of the residual MMD(Z, F(Z)); `Riesz(1)` if None.
         depth: iterates kept.
         mixing: share of the combined residual added, in (0, 1].
         ridge: regularisation of the least-squares problem.
-        max_steps, tol, relative, check_every, backend, cuda_graph: see `IterativeSolver`.
-        patience: give up on a sample whose residual has not halved in so many steps; None never does. A few steps are
-            enough where nothing but rounding is left of it.
+        kernel, max_steps, tol, relative, stop_on, stop_together, check_every, patience, backend, cuda_graph: see
+            `IterativeSolver`.
+
+    Raises:
+        TypeError, ValueError: naming an option out of range.
     """
+
+    depth: int = 6
+    mixing: float = 1.0
+    ridge: float = 1e-10
+    max_steps: int = 60
+    patience: int | None = 20
 
     keep_best = True
 
-    def __init__(
-        self,
-        kernel: RadialKernel | None = None,
-        *,
-        depth: int = 6,
-        mixing: float = 1.0,
-        ridge: float = 1e-10,
-        max_steps: int = 60,
-        tol: float = 1e-3,
-        relative: bool = True,
-        check_every: int = 1,
-        patience: int | None = 20,
-        backend: str = "auto",
-        cuda_graph: bool = False,
-    ):
-        self.depth = check_integer("depth", depth, low=2)
-        super().__init__(
-            kernel=kernel,
-            max_steps=max_steps,
-            tol=tol,
-            relative=relative,
-            stop_on="mmd",
-            stop_together=False,
-            check_every=check_every,
-            backend=backend,
-            cuda_graph=cuda_graph,
-        )
-        self.mixing = check_share("mixing", mixing)
-        self.ridge = check_number("ridge", ridge, closed=True)
-        self.patience = patience if patience is None else check_integer("patience", patience)
+    def __post_init__(self) -> None:
+        check_integer("depth", self.depth, low=2, high=LARGEST_DEPTH)
+        self.mixing = check_share("mixing", self.mixing)
+        self.ridge = check_number("ridge", self.ridge, closed=True)
+        super().__post_init__()
 
     @property
-    def alike_from(self):
+    def alike_from(self) -> int:
         return self.depth - 1  # until then the history is not full
 
     def init(self, problem, z, y):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ddeq_fast.solvers.anderson import Anderson
-from ddeq_fast.solvers.base import Solver
+from ddeq_fast.solvers.base import RIESZ, IterativeSolver, Solver
 from ddeq_fast.solvers.flow import MMDFlow
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
-from ddeq_fast.solvers.problem import FixedTarget
+from ddeq_fast.solvers.problem import FixedTarget, Pushforward
 from ddeq_fast.sums.radial import RadialKernel
-from ddeq_fast.utils import tree
+from ddeq_fast.utils.options import check_options
 from ddeq_fast.utils.validation import check_integer
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Auto(Solver):
     """Anderson first; samples it leaves above `tol` go to the flow from their best iterate, and, if still above,
     to the flow from their start. The best cloud of the three is returned, so that no sample ends above both
@@ -24,7 +29,7 @@ class Auto(Solver):
     and no other regularisation saves any (`python -m bench study`).
 
     Args:
-        kernel: kernel of the residual and of the flow; `Riesz(1)` if None.
+        kernel: kernel of the residual and of the flow.
         max_steps: most steps of all stages together, on any sample: an Anderson acceleration of so many, and flows of
             what it leaves of them; one more evaluation certifies the last cloud. The flow alone may then end lower.
             None for what each stage is allowed on its own.
@@ -33,69 +38,79 @@ class Auto(Solver):
         anderson, flow: options of the two solvers, other than those that would make their residuals incomparable.
         backend: backend of the kernel sums.
         cuda_graph: see `IterativeSolver`, for both.
+
+    Raises:
+        TypeError, ValueError: naming an option out of range, or one that the stages must share.
     """
 
-    def __init__(
-        self,
-        kernel: RadialKernel | None = None,
-        *,
-        max_steps: int | None = None,
-        tol: float = 1e-3,
-        relative: bool = True,
-        anderson: dict | None = None,
-        flow: dict | None = None,
-        backend: str = "auto",
-        cuda_graph: bool = False,
-    ):
-        shared = {"kernel": kernel, "tol": tol, "relative": relative, "backend": backend, "cuda_graph": cuda_graph}
-        self.max_steps = None if max_steps is None else check_integer("max_steps", max_steps)
-        for name, options in (("anderson", anderson), ("flow", flow)):
-            if not isinstance(options, (dict, type(None))):
-                raise TypeError(f"{name} must be a dict of options, got {type(options).__name__}")
-            clash = sorted({*shared, "stop_on", "stop_together", "anneal", "rescale"} & set(options or ()))
-            if clash:
-                raise ValueError(f"{name} must not set {', '.join(clash)}: the residuals of both solvers are compared")
-        self.anderson = Anderson(**{**shared, **(anderson or {})})
-        self.flow = MMDFlow(**{**shared, **(flow or {})})
-        self.tol, self.backend = self.anderson.tol, self.anderson.backend
+    kernel: RadialKernel = RIESZ
+    max_steps: int | None = None
+    tol: float = 1e-3
+    relative: bool = True
+    anderson: dict[str, Any] | None = None
+    flow: dict[str, Any] | None = None
+    backend: str = "auto"
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        shared = {name: getattr(self, name) for name in ("kernel", "tol", "relative", "backend", "cuda_graph")}
+        if self.max_steps is not None:
+            check_integer("max_steps", self.max_steps)
+        self.accelerated = Anderson(**shared, **_own("anderson", Anderson, self.anderson, shared))
+        self.descent = MMDFlow(**shared, **_own("flow", MMDFlow, self.flow, shared))
+        self.kernel, self.tol = self.accelerated.kernel, self.accelerated.tol
 
     @property
-    def rounding_kernel(self):
-        return self.anderson.kernel
+    def rounding_kernel(self) -> RadialKernel:
+        return self.kernel
 
     def solve(self, problem, start, *, scale=None, callback=None):
-        steps = self.max_steps
         if isinstance(problem, FixedTarget):  # its image may have another number of points
-            return iterate(self.flow, problem, start, scale, callback, steps)
+            return iterate(self.descent, problem, start, scale, callback, self.max_steps)
         problem = problem.recorded(start)
-        best = iterate(self.anderson, problem, start, scale, callback, steps)
+        best = iterate(self.accelerated, problem, start, scale, callback, self.max_steps)
         for from_start in (False, True):
             missed = ~(best.info.converged | self._at_rounding(problem, best))
+            left: Tensor | None = None
             if self.max_steps is not None:  # each stage takes one evaluation more than steps
-                steps = self.max_steps - best.info.evaluations
-                missed &= steps >= 1
+                left = self.max_steps - best.info.evaluations
+                missed &= left >= 1
             rows = missed.nonzero().squeeze(1)
             if not rows.numel():
                 break
-            if self.max_steps is not None:  # of each sample's own, which does not depend on the others
-                steps = steps[rows] if problem.separable else int(steps[rows].min())
+            steps: Tensor | int | None = None
+            if left is not None:  # of each sample's own, which does not depend on the others
+                steps = left[rows] if problem.separable else int(left[rows].min())
             rows = rows if problem.separable else torch.arange(len(start), device=start.device)
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles
-            scale = tree.select(best.info.scale, rows)
-            again = iterate(self.flow, part, begin[rows], scale, _among(callback, best, rows), steps)
+            among = _among(callback, best, rows)
+            again = iterate(self.descent, part, begin[rows], best.info.scale[rows], among, steps)
             best = _better(best, again, rows)
         return best
 
-    def _at_rounding(self, problem, solution):
+    def _at_rounding(self, problem: Pushforward, solution: Solution) -> Tensor:
         """Samples whose residual is what the rounding of their particles makes of it: nothing lowers it."""
         if bool(solution.info.converged.all()):
             return solution.info.converged
         residual = solution.info.residual * solution.info.scale
-        return problem.at_rounding(solution.particles, residual, self.anderson.kernel, self.backend)
+        return problem.at_rounding(solution.particles, residual, self.kernel, self.backend)
 
 
-def _among(callback: Callback | None, best: Solution, rows) -> Callback | None:
+def _own(name: str, stage: type[IterativeSolver], options: dict[str, Any] | None, shared: dict) -> dict[str, Any]:
+    """Options of one stage alone, checked."""
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise TypeError(f"{name} must be a dict of options, got {type(options).__name__}")
+    clash = sorted({*shared, "stop_on", "stop_together", "anneal", "rescale"} & set(options))
+    if clash:
+        raise ValueError(f"{name} must not set {', '.join(clash)}: the residuals of both solvers are compared")
+    check_options(name, stage, options)
+    return options
+
+
+def _among(callback: Callback | None, best: Solution, rows: Tensor) -> Callback | None:
     """`callback` for a solve of the samples `rows` alone: the others as in `best`, steps numbered on from there."""
     if callback is None:
         return None
@@ -108,7 +123,7 @@ def _among(callback: Callback | None, best: Solution, rows) -> Callback | None:
     return watch
 
 
-def _better(best: Solution, again: Solution, rows) -> Solution:
+def _better(best: Solution, again: Solution, rows: Tensor) -> Solution:
     """`best`, with the samples `rows` replaced where `again` ended lower; evaluations add up."""
     info, other = best.info, again.info
     evaluations = info.evaluations.index_add(0, rows, other.evaluations)

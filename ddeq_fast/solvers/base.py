@@ -1,8 +1,26 @@
-"""The interface of solvers, and their registry."""
+"""The interface of solvers, and their registry.
+
+A solver of one's own needs its idea alone: what the next cloud is. All else, which is residuals and tolerances, samples
+that leave the batch as they finish, frozen particles and callbacks, is that of `IterativeSolver` and its loop:
+
+    class Picard(IterativeSolver):
+        \"\"\"z <- F(z).\"\"\"
+
+        def step(self, problem, z, y, vjp, state, step):
+            return y, state, y - z
+
+    register("picard", Picard)
+
+From then on `solve(problem, start, "picard", tol=1e-4)` and `DDEQ(transport, solver="picard", tol=1e-4)` take it, and
+so do their like with `Picard(tol=1e-4)`. Options of its own are fields, where the class is a
+`dataclass(kw_only=True, eq=False)`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -10,19 +28,27 @@ from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import check_kernel
-from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.sums.radial import RadialKernel, Riesz
+from ddeq_fast.utils.options import Registry, ShortRepr
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number
 
+RIESZ = Riesz(1.0)
 
-class Solver:
+
+class Solver(ShortRepr):
     """Anything with `solve(problem, start) -> Solution` and a tolerance `tol` on the residual.
 
-    A solver that can be watched takes `callback` too, see `iterate.Callback`.
+    One that can be given what residuals are relative to takes `scale` too, and one that can be watched `callback`, see
+    `iterate.Callback`.
     """
 
     tol: float
-    # Kernel of the residual, to tell what of it is rounding; None if it is no MMD(Z, F(Z)) in one kernel.
-    rounding_kernel: RadialKernel | None = None
+    backend: str = "auto"
+
+    @property
+    def rounding_kernel(self) -> RadialKernel | None:
+        """Kernel of the residual, to tell what of it is rounding; None if it is no MMD(Z, F(Z)) in one kernel."""
+        return None
 
     def solve(
         self, problem: Pushforward, start: Tensor, *, scale: Tensor | None = None, callback: Callback | None = None
@@ -31,101 +57,118 @@ class Solver:
         raise NotImplementedError
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class IterativeSolver(Solver):
-    """A solver made of `init` and `step`; the loop around them is `iterate`.
+    """A solver made of `step`, and of `init` if it has a state; the loop around them is `iterate`.
 
     Args:
-        kernel: kernel of the residual MMD(Z, F(Z)); `Riesz(1)` if None.
+        kernel: kernel of the residual MMD(Z, F(Z)).
         max_steps: most steps taken. One more evaluation certifies the last cloud.
         tol: residual at which a sample is done; 0 runs all steps.
         relative: measure residuals relative to that of the start cloud.
         stop_on: "mmd", or "gradient": the norm of the step direction.
         stop_together: stop the batch as one, on the mean of its squared residuals.
         check_every: steps between two looks at the residual.
+        patience: give up on a sample whose residual has not halved in so many steps; None never does. A few steps are
+            enough where nothing but rounding is left of it.
         backend: backend of the kernel sums.
         cuda_graph: on a GPU, record a step in a CUDA graph and replay it; nothing elsewhere. It pays where launches
             take longer than their work, as they do for small clouds. The recording is kept for solves of the same
             shape; samples that are done stay in the batch, where they are not moved.
+
+    Raises:
+        TypeError, ValueError: naming an option out of range.
     """
 
+    kernel: RadialKernel = RIESZ
+    max_steps: int = 100
+    tol: float = 1e-3
+    relative: bool = True
+    stop_on: str = "mmd"
+    stop_together: bool = False
+    check_every: int = 1
+    patience: int | None = None
+    backend: str = "auto"
+    cuda_graph: bool = False
+
+    # Whether `step` is given the map g -> J^T g, and whether the iterate of least residual is returned, not the last.
     needs_vjp = False
     keep_best = False
-    patience: int | None = None
-    # From this step on all steps are alike, but for the numbers in tensors; None if they never are.
-    alike_from: int | None = None
 
-    def __init__(
-        self,
-        *,
-        kernel: RadialKernel | None,
-        max_steps: int,
-        tol: float,
-        relative: bool,
-        stop_on: str,
-        stop_together: bool,
-        check_every: int,
-        backend: str,
-        cuda_graph: bool = False,
-    ):
-        self.kernel = check_kernel(kernel)
-        self.max_steps = check_integer("max_steps", max_steps)
-        self.tol = check_number("tol", tol, closed=True)
-        self.relative, self.stop_together = check_flag("relative", relative), check_flag("stop_together", stop_together)
-        self.stop_on = check_choice("stop_on", stop_on, ("mmd", "gradient"))
-        self.check_every = check_integer("check_every", check_every)
-        self.backend = backends.check_whole(type(self).__name__, backend)
-        self.cuda_graph = check_flag("cuda_graph", cuda_graph)
-        if self.cuda_graph and self.alike_from is None:
+    def __post_init__(self) -> None:
+        self._check_kernel()
+        check_integer("max_steps", self.max_steps)
+        self.tol = check_number("tol", self.tol, closed=True)
+        check_flag("relative", self.relative)
+        check_choice("stop_on", self.stop_on, ("mmd", "gradient"))
+        check_flag("stop_together", self.stop_together)
+        check_integer("check_every", self.check_every)
+        if self.patience is not None:
+            check_integer("patience", self.patience)
+        backends.check_whole(type(self).__name__, self.backend)
+        if check_flag("cuda_graph", self.cuda_graph) and self.alike_from is None:
             raise ValueError(f"cuda_graph needs steps that are all alike, and this {type(self).__name__} changes them")
 
-    def init(self, problem: Pushforward, z: Tensor, y: Tensor):
+    def _check_kernel(self) -> None:
+        self.kernel = check_kernel(self.kernel)
+
+    @property
+    def alike_from(self) -> int | None:
+        """From this step on all steps are alike, but for the numbers in tensors; None if they never are."""
+        return None
+
+    def init(self, problem: Pushforward, z: Tensor, y: Tensor) -> Any:
         """State before the first step, y = F(z); tensors in it have the batch axis first."""
+        return None
+
+    def step(
+        self, problem: Pushforward, z: Tensor, y: Tensor, vjp: Callable[[Tensor], Tensor] | None, state: Any, step: int
+    ) -> tuple[Tensor, Any, Tensor]:
+        """One step from z (B, n, d), of which y = F(z) is the image, without a graph.
+
+        `vjp` is g -> J^T g if `needs_vjp`; it may be applied once, and is None where F(z) does not depend on z. Steps
+        are counted from 0.
+
+        Returns:
+            The next cloud (B, n, d), whose frozen particles the loop puts back; the next state; the direction of the
+            step (B, n, d), whose norm is the residual if `stop_on` is "gradient".
+        """
         raise NotImplementedError
 
-    def step(self, problem: Pushforward, z: Tensor, y: Tensor, vjp: Callable | None, state, step: int):
-        """(next cloud, next state, direction of the step), all without a graph."""
-        raise NotImplementedError
-
-    def kernel_at(self, state, step: int) -> RadialKernel:
+    def kernel_at(self, state: Any, step: int) -> RadialKernel:
         """Kernel of the residual at this step."""
         return self.kernel
 
     @property
-    def rounding_kernel(self):
+    def rounding_kernel(self) -> RadialKernel | None:
         return self.kernel if self.stop_on == "mmd" and not self.stop_together else None
 
     def solve(self, problem, start, *, scale=None, callback=None):
         return iterate(self, problem, start, scale, callback)
 
 
-_SOLVERS: dict[str, Callable[..., Solver]] = {}
+SOLVERS: Registry[Solver] = Registry("solver", "solve")
 
 
 def register(name: str, factory: Callable[..., Solver]) -> None:
-    """Make a solver known by name."""
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {type(name).__name__}")
-    if not callable(factory):
-        raise TypeError(f"factory must make solvers when called, got {type(factory).__name__}")
-    if name in _SOLVERS:
-        raise ValueError(f"solver name {name!r} is taken")
-    _SOLVERS[name] = factory
+    """Make a solver known by name: its class, or a function that makes one of options.
+
+    Raises:
+        TypeError: the name is no string, or the factory cannot be called. ValueError: the name is taken.
+    """
+    SOLVERS.register(name, factory)
 
 
 def names() -> list[str]:
     """Registered solvers."""
-    return list(_SOLVERS)
+    return list(SOLVERS.factories)
 
 
-def make(solver: str | Solver, **options) -> Solver:
+def make(solver: str | Solver, **options: Any) -> Solver:
     """The solver of that name with these options; a Solver is returned as it is.
 
-    Raises ValueError naming the known solvers, TypeError if options accompany a ready solver.
+    Raises:
+        ValueError: an unknown name, or an option out of range.
+        TypeError: no solver, an option that it has not, or options for a solver that is ready.
     """
-    if isinstance(solver, str):
-        return _SOLVERS[check_choice("solver", solver, _SOLVERS)](**options)
-    if not hasattr(solver, "solve") or isinstance(solver, type):
-        raise TypeError(f"solver must be a name or a Solver, got {type(solver).__name__}")
-    if options:
-        raise TypeError(f"options {', '.join(options)} need a solver given by name, got {type(solver).__name__}")
-    return solver
+    return SOLVERS.make(solver, options)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddeq_fast.solvers.base import IterativeSolver
+from ddeq_fast.solvers.base import RIESZ, IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import check_kernel
 from ddeq_fast.sums.mmd import signed_measure
-from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.operators import evaluate_plain
 from ddeq_fast.sums.radial import Mixture, RadialKernel
-from ddeq_fast.utils import transforms
-from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair
+from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair, check_share
 
 
 class _State(NamedTuple):
@@ -25,6 +24,7 @@ class _State(NamedTuple):
     kernel: RadialKernel
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class MMDFlow(IterativeSolver):
     """Explicit Euler steps Z <- Z - lr * g along the Wasserstein gradient g of MMD^2(mu, F#mu) / 2.
 
@@ -34,92 +34,80 @@ class MMDFlow(IterativeSolver):
     Args:
         kernel: one kernel, or several of different bandwidths whose objectives are averaged.
         lr: step size.
-        max_steps, tol, relative, stop_on, stop_together, check_every, backend, cuda_graph: see `IterativeSolver`.
-        gradient: "autodiff" differentiates through F; "witness" holds F(Z) fixed, and needs no vector-Jacobian
+        gradient: "autodiff" differentiates through F; "witness" takes F(Z) for fixed, and needs no vector-Jacobian
             product.
         optimizer: `SGD(momentum, nesterov)` or `Adam(...)`.
         lr_decay: (factor, steps): lr is multiplied by `factor` every `steps` steps.
-        anneal: (factor, minimum): bandwidths are multiplied by `factor` every step, down to `minimum`.
+        anneal: (factor, minimum): bandwidths are multiplied by `factor`, at most 1, every step, down to `minimum`.
         noise: (beta, factor): the field is taken at particles displaced by beta times a standard normal vector,
             beta being multiplied by `factor` every step (Arbel et al. 2019, section 4).
         rescale: with several kernels, divide each objective by its initial value (batch mean), relative to the
             first's.
-        first_kernel_only: of several kernels follow the gradient of the first alone, its share of the average.
-            Compatibility with the original code, which does so.
         regulariser: (strength, p): adds strength * mean_i |z_i|_p to the objective.
+        max_steps, tol, relative, stop_on, stop_together, check_every, patience, backend, cuda_graph: see
+            `IterativeSolver`.
 
     No step is like the one before, as `cuda_graph` needs it, with Adam, lr_decay, anneal or noise.
+
+    Raises:
+        TypeError, ValueError: naming an option out of range.
     """
 
-    def __init__(
-        self,
-        kernel: RadialKernel | Sequence[RadialKernel] | None = None,
-        *,
-        lr: float = 1.0,
-        max_steps: int = 200,
-        tol: float = 1e-3,
-        relative: bool = True,
-        stop_on: str = "mmd",
-        stop_together: bool = False,
-        check_every: int = 10,
-        backend: str = "auto",
-        gradient: str = "autodiff",
-        optimizer: SGD | Adam | None = None,
-        lr_decay: tuple[float, int] = (1.0, 1),
-        anneal: tuple[float, float] | None = None,
-        noise: tuple[float, float] = (0.0, 1.0),
-        rescale: bool = False,
-        first_kernel_only: bool = False,
-        regulariser: tuple[float, float] | None = None,
-        cuda_graph: bool = False,
-    ):
-        kernels = kernel if isinstance(kernel, Sequence) and not isinstance(kernel, str) else (kernel,)
-        if not kernels:
-            raise ValueError("kernel must name at least one kernel, got an empty sequence")
-        self.kernels = tuple(check_kernel(k) for k in kernels)
-        self.lr = check_number("lr", lr)
-        self.needs_vjp = check_choice("gradient", gradient, ("autodiff", "witness")) == "autodiff"
-        self.optimizer = SGD() if optimizer is None else optimizer
-        if isinstance(self.optimizer, type) or not all(hasattr(self.optimizer, part) for part in ("init", "direction")):
+    kernel: RadialKernel | Sequence[RadialKernel] = RIESZ  # type: ignore[assignment]
+    lr: float = 1.0
+    max_steps: int = 200
+    check_every: int = 10
+    gradient: str = "autodiff"
+    optimizer: SGD | Adam = SGD()  # noqa: RUF009
+    lr_decay: tuple[float, int] = (1.0, 1)
+    anneal: tuple[float, float] | None = None
+    noise: tuple[float, float] = (0.0, 1.0)
+    rescale: bool = False
+    regulariser: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.lr = check_number("lr", self.lr)
+        self.needs_vjp = check_choice("gradient", self.gradient, ("autodiff", "witness")) == "autodiff"
+        optimizer = self.optimizer
+        if isinstance(optimizer, type) or not all(hasattr(optimizer, part) for part in ("init", "direction")):
             got = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
             raise TypeError(f"optimizer must be a descent rule such as SGD(0.9), got {got}")
-        self.lr_decay = check_pair("lr_decay", lr_decay, "(factor, steps)")
-        check_number("lr_decay factor", lr_decay[0])
-        check_integer("lr_decay steps", lr_decay[1])
-        self.noise = check_pair("noise", noise, "(beta, factor)")
-        check_number("noise beta", noise[0], closed=True)
-        check_number("noise factor", noise[1], closed=True)
-        self.rescale = check_flag("rescale", rescale)
-        self.first_kernel_only = check_flag("first_kernel_only", first_kernel_only)
-        self.anneal, self.regulariser = anneal, regulariser
-        if anneal is not None:
-            self.anneal = check_pair("anneal", anneal, "(factor, minimum)")
-            check_number("anneal factor", anneal[0])
-            check_number("anneal minimum", anneal[1])
-            if not any(hasattr(term, "sigma") for k in self.kernels for _, term in k.terms()):
-                raise ValueError(f"anneal needs a kernel with a bandwidth, got {kernel!r}")
-        if regulariser is not None:
-            self.regulariser = check_pair("regulariser", regulariser, "(strength, p)")
-            check_number("regulariser strength", regulariser[0], closed=True)
-            check_number("regulariser p", regulariser[1])
-        super().__init__(
-            kernel=self._average([1.0] * len(self.kernels)),
-            max_steps=max_steps,
-            tol=tol,
-            relative=relative,
-            stop_on=stop_on,
-            stop_together=stop_together,
-            check_every=check_every,
-            backend=backend,
-            cuda_graph=cuda_graph,
-        )
+        self.lr_decay = check_pair("lr_decay", self.lr_decay, "(factor, steps)")
+        check_number("lr_decay factor", self.lr_decay[0])
+        check_integer("lr_decay steps", self.lr_decay[1])
+        self.noise = check_pair("noise", self.noise, "(beta, factor)")
+        check_number("noise beta", self.noise[0], closed=True)
+        check_number("noise factor", self.noise[1], closed=True)
+        check_flag("rescale", self.rescale)
+        if self.anneal is not None:
+            self.anneal = check_pair("anneal", self.anneal, "(factor, minimum)")
+            check_share("anneal factor", self.anneal[0])
+            check_number("anneal minimum", self.anneal[1])
+        if self.regulariser is not None:
+            self.regulariser = check_pair("regulariser", self.regulariser, "(strength, p)")
+            check_number("regulariser strength", self.regulariser[0], closed=True)
+            check_number("regulariser p", self.regulariser[1])
+        super().__post_init__()
+        if self.anneal is not None and all(kernel.bandwidth is None for kernel in self.kernels):
+            raise ValueError(f"anneal needs a kernel with a bandwidth, got {self.kernel!r}")
+
+    def _check_kernel(self) -> None:
+        given = self.kernel
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            self.kernel = check_kernel(given)
+            self.kernels: tuple[RadialKernel, ...] = (self.kernel,)
+            return
+        if not given:
+            raise ValueError("kernel must name at least one kernel, got an empty sequence")
+        self.kernel = self.kernels = tuple(map(check_kernel, given))
 
     @property
-    def rounding_kernel(self):
-        return super().rounding_kernel if self.anneal is None and not self.rescale else None
+    def rounding_kernel(self) -> RadialKernel | None:
+        changing = self.anneal is not None or self.rescale
+        return None if changing or super().rounding_kernel is None else self._average([1.0] * len(self.kernels))
 
     @property
-    def alike_from(self):
+    def alike_from(self) -> int | None:
         constant = self.lr_decay[0] == 1 and self.anneal is None and self.noise[0] == 0
         return 0 if constant and isinstance(self.optimizer, SGD) else None
 
@@ -130,7 +118,7 @@ class MMDFlow(IterativeSolver):
         return Mixture(tuple((c / len(factors), k) for c, k in zip(factors, self.kernels, strict=True)))
 
     def init(self, problem, z, y):
-        kernel = self.kernel
+        kernel = self._average([1.0] * len(self.kernels))
         if self.rescale and len(self.kernels) > 1:
             losses = [float(problem.squared_mmd(z, y, k, self.backend).mean()) for k in self.kernels]
             kernel = self._average([losses[0] / loss if loss > 0 else 1.0 for loss in losses])
@@ -140,21 +128,17 @@ class MMDFlow(IterativeSolver):
         if self.anneal is None:
             return state.kernel
         factor, minimum = self.anneal
-        return Mixture(
-            tuple(
-                (weight, replace(k, sigma=max(k.sigma * factor**step, minimum)) if hasattr(k, "sigma") else k)
-                for weight, k in state.kernel.terms()
-            )
-        )
+        return state.kernel.rescaled(factor**step, minimum)
+
+    def followed_kernel(self, state: _State, step: int) -> RadialKernel:
+        """Kernel of the objective whose gradient is followed."""
+        return self.kernel_at(state, step)
 
     def step(self, problem, z, y, vjp, state, step):
-        kernel = self.kernel_at(state, step)
-        if self.first_kernel_only and len(self.kernels) > 1:
-            kernel = Mixture(kernel.terms()[: len(self.kernels[0].terms())])
-        g = self.wasserstein_gradient(problem, z, y, vjp, kernel, step)
+        g = self.wasserstein_gradient(problem, z, y, vjp, self.followed_kernel(state, step), step)
         direction, optimizer = self.optimizer.direction(g, state.optimizer, step)
         factor, every = self.lr_decay
-        lr = self.lr * factor ** (step // every)
+        lr = _decayed(self.lr, factor, step // every)
         return z - lr * direction, state._replace(optimizer=optimizer), g
 
     def wasserstein_gradient(self, problem, z: Tensor, y: Tensor, vjp, kernel: RadialKernel, step: int = 0) -> Tensor:
@@ -165,17 +149,13 @@ class MMDFlow(IterativeSolver):
         a, b = problem.measures(z, y)
         z, y = problem.present(z), problem.present_image(y)
         sources, charges = signed_measure(z, y, a, b)
-        beta = self.noise[0] * self.noise[1] ** step
+        beta = _decayed(*self.noise, step)
         targets = sources
         if beta > 0:
             targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
         n = z.shape[1]
         targets = targets if vjp is not None else targets[:, :n].contiguous()
-        if transforms.active():
-            f = evaluate(targets, sources, charges, encode(kernel), self.backend, False, True)[1]
-        else:  # the operator takes as long as a small sum
-            name = backends.resolve(self.backend, targets, sources, kernel)
-            f = backends.get(name).evaluate(targets, sources, charges, kernel, False, True)[1]
+        f = evaluate_plain(targets, sources, charges, kernel, self.backend, False, True)[1]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:
@@ -184,6 +164,14 @@ class MMDFlow(IterativeSolver):
             g = g + _norm_gradient(z, *self.regulariser)
         g = torch.where(present, g, 0)
         return g if problem.frozen is None else g.masked_fill(problem.frozen[..., None], 0)
+
+
+def _decayed(value: float, factor: float, times: int) -> float:
+    """value * factor^times; infinity where that is beyond all floats."""
+    try:
+        return value * factor**times
+    except OverflowError:
+        return math.inf if value else 0.0
 
 
 def _norm_gradient(z: Tensor, strength: float, p: float) -> Tensor:

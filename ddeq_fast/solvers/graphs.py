@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -38,8 +37,7 @@ class Recording:
     """One step of `solver` on problems and clouds of one shape, in memory of its own."""
 
     def __init__(self, solver, problem, z: Tensor, state, step: int):
-        self.problem = problem = copy.copy(problem)
-        problem.context, problem.weights, problem.frozen = tree.apply(torch.clone, _given(problem))
+        self.problem = problem = problem.with_parts(tree.apply(torch.clone, problem.parts()))
         self.z, self.state = z, state = tree.apply(torch.clone, (z, state))
 
         def work():
@@ -51,7 +49,7 @@ class Recording:
 
     def load(self, problem) -> None:
         """Go on with another problem of the same shape."""
-        _copy(_given(problem), _given(self.problem))
+        _copy(problem.parts(), self.problem.parts())
 
     def __call__(self, z: Tensor, state) -> tuple:
         """(F(z), next cloud, next state, direction); all but the cloud are overwritten by the next call."""
@@ -88,12 +86,8 @@ def _key(solver, problem, z, state):
     if not isinstance(func, nn.Module) or not problem.separable:
         return None
     owned = [tensor.data_ptr() for tensor in (*func.parameters(), *func.buffers())]
-    shapes = tree.apply(lambda t: (tuple(t.shape), t.dtype, t.device), (_given(problem), z, state))
+    shapes = tree.apply(lambda t: (tuple(t.shape), t.dtype, t.device), (problem.parts(), z, state))
     return type(problem), func, func.training, owned, shapes, dict(vars(solver))
-
-
-def _given(problem) -> tuple:
-    return problem.context, problem.weights, problem.frozen
 
 
 def _copy(source, target) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from torch.autograd.forward_ad import unpack_dual
 from ddeq_fast.solvers import graphs
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward
 from ddeq_fast.utils import precision, transforms, tree
+from ddeq_fast.utils.warning import warn
 
 
 class ConvergenceWarning(UserWarning):
@@ -74,18 +74,17 @@ def warn_if_unconverged(solver, problem: Pushforward, solution: Solution) -> Non
                 f"; {int(stuck.sum())} of them are down at the rounding of {z.dtype}, where more steps do not help: "
                 "float64 goes on, by model.double() and inputs to match, or a larger tol accepts them"
             )
-    warn_of(type(solver).__name__, info.residual, info.converged, solver.tol, rest, stacklevel=4)
+    warn_of(type(solver).__name__, info.residual, info.converged, solver.tol, rest)
 
 
-def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, rest: str = "", stacklevel: int = 3) -> None:
+def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, rest: str = "") -> None:
     """Issue a `ConvergenceWarning` if some samples have not converged; its text ends with `rest`."""
     missed = ~converged
     if not _QUIET.get() and bool(missed.any()):
-        warnings.warn(
+        warn(
             f"{name}: {int(missed.sum())} of {missed.numel()} samples ended above a residual of {tol:g} "
             f"(worst {float(residual.max()):.2g}){rest}",
             ConvergenceWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -162,8 +161,9 @@ class _Run:
                 due = moving & (self.allowed[self.rows] <= step)
             y, proposal, state, direction = self._advance(z, state, step)
             self.evaluations.index_add_(0, self.rows, moving.long())
-            if last and solver.stop_on == "gradient":
-                self.z[self.rows[moving]] = z[moving]
+            if last and solver.stop_on == "gradient":  # no direction is known of the last cloud
+                if not solver.keep_best:
+                    self.z[self.rows[moving]] = z[moving]
             elif check or (due is not None and bool(due.any())):
                 if solver.stop_on == "gradient":
                     squared = direction.double().square().sum((1, 2))
@@ -186,6 +186,8 @@ class _Run:
                     keep, everyone = moving.nonzero().squeeze(1), True
                     self.problem, self.rows, moving = self.problem.select(keep), self.rows[keep], moving[keep]
                     proposal, state, z = tree.select((proposal, state, z), keep)
+            if self.problem.frozen is not None:
+                proposal = torch.where(self.problem.frozen[..., None], z, proposal)
             z = proposal if everyone else torch.where(moving[:, None, None], proposal, z)
         converged = self.residual <= solver.tol
         return Solution(self.z, SolveInfo(self.evaluations, self.residual, converged, self.scale))
@@ -244,8 +246,9 @@ class _Run:
 
     def _at_the_floor(self, idle, z, y):
         """Which of the `idle` samples have nothing left but rounding, and a tolerance far below that."""
-        if self.solver.tol == 0 or not bool(idle.any()):
+        kernel = self.solver.rounding_kernel
+        if kernel is None or self.solver.tol == 0 or not bool(idle.any()):
             return torch.zeros_like(idle)
-        rows, limit = self.rows, self.problem.rounding(z, self.solver.kernel, self.solver.backend)
+        rows, limit = self.rows, self.problem.rounding(z, kernel, self.solver.backend)
         low = self.residual[rows] * self.scale[rows] <= 2 * limit
         return idle & low & (self.solver.tol * self.scale[rows] < limit / 2)

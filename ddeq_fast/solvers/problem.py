@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.mmd import energy, normalised, signed_measure
+from ddeq_fast.sums.mmd import normalised, signed_measure
+from ddeq_fast.sums.operators import energy
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable
 from ddeq_fast.utils.precision import Autocast
 from ddeq_fast.utils.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Largest coordinates, and one over the least, whose squares float64 holds.
 _WIDEST = 1e139
@@ -25,21 +30,31 @@ class Pushforward:
 
     Args:
         func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have the methods
-            prepare(context), see `prepared`, and check_particles(z), which raises if z is none of its clouds, and a
-            `network_dtype`, the precision that it computes in.
+            prepare(context), see `prepared`, check_context(context), which raises if that is none of its own, and
+            check_particles(z, name), which does if z, called `name`, is none of its clouds; and a `network_dtype`, the
+            precision that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
-            dropped from the batch. With None they are only held, for `func` may close over the whole batch.
-        weights: weights (B, n) of the particles, zero for padding; None means equal.
+            dropped from the batch. With None they stay and are not moved, for `func` may close over the whole batch.
+        weights: weights (B, n) of the particles, zero for padding, or a boolean mask, False for padding; None means
+            equal.
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
 
     Raises:
-        TypeError: func cannot be called.
+        TypeError: func cannot be called. All else is checked by `checked`, as `solve` does.
     """
 
+    # What has the batch axis first.
+    batched: ClassVar[tuple[str, ...]] = ("context", "weights", "frozen")
     # Autocast in which F is evaluated; None for that of the caller, see `recorded`.
     autocast: Autocast | None = None
 
-    def __init__(self, func: Callable, context=None, weights: Tensor | None = None, frozen: Tensor | None = None):
+    def __init__(
+        self,
+        func: Callable[..., Tensor],
+        context: Any = None,
+        weights: Tensor | None = None,
+        frozen: Tensor | None = None,
+    ):
         if not callable(func):
             raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
         if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
@@ -47,23 +62,33 @@ class Pushforward:
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
         self.separable = context is not None
 
-    def check(self, z: Tensor) -> None:
-        """Raise ValueError or TypeError if `z` cannot be the start of this problem."""
-        if isinstance(z, Tensor) and z.dim() != 3:
-            raise ValueError(f"z0 must have shape (B, n, d), got {tuple(z.shape)}")
-        check_cloud("z0", z)
-        if hasattr(self.func, "check_particles"):
-            self.func.check_particles(z)
-        self._check_context(z)
-        if self.weights is not None:
-            check_weights("weights", self.weights, None, z)
-        if self.frozen is not None:
-            self.frozen = check_mask("frozen", self.frozen, z)
+    def checked(self, start: Tensor, name: str = "start", *, weights_name: str = "weights") -> Self:
+        """The same problem, ready for clouds like `start` (B, n, d): a mask given for weights is in its dtype.
 
-    def _check_context(self, z):
+        Raises ValueError or TypeError if `start`, called `name`, cannot be the start of this problem.
+        """
+        if isinstance(start, Tensor) and start.dim() != 3:
+            raise ValueError(f"{name} must have shape (B, n, d), got {tuple(start.shape)}")
+        check_cloud(name, start)
+        if hasattr(self.func, "check_context"):
+            self.func.check_context(self.context)
+        if hasattr(self.func, "check_particles"):
+            self.func.check_particles(start, name)
+        self._check_context(start, name)
+        if self.frozen is not None:
+            check_mask("frozen", self.frozen, start)
+        if self.weights is None:
+            return self
+        problem = copy.copy(self)
+        problem.weights = check_weights(weights_name, self.weights, None, start)
+        return problem
+
+    def _check_context(self, start: Tensor, name: str) -> None:
         for tensor in tree.leaves(self.context):
-            if not tensor.dim() or len(tensor) != len(z):
-                raise ValueError(f"context must hold tensors of {len(z)} clouds, as z0 does, got {tuple(tensor.shape)}")
+            if not tensor.dim() or len(tensor) != len(start):
+                raise ValueError(
+                    f"context must hold tensors of {len(start)} clouds, as {name} does, got {tuple(tensor.shape)}"
+                )
 
     def check_image(self, z: Tensor, y: Tensor) -> None:
         """Raise ValueError if `y` cannot be the image of `z`."""
@@ -72,13 +97,21 @@ class Pushforward:
                 f"func must map clouds (B, n, d) to as many points, {tuple(z.shape)}, got {tuple(y.shape)}"
             )
 
-    def select(self, index: Tensor) -> Pushforward:
-        """The problem of some samples of the batch."""
-        part = copy.copy(self)
-        part.context, part.weights, part.frozen = tree.select((self.context, self.weights, self.frozen), index)
-        return part
+    def parts(self) -> dict[str, Any]:
+        """All that has the batch axis first, by name: see `batched`."""
+        return {name: getattr(self, name) for name in self.batched}
 
-    def recorded(self, z: Tensor) -> Pushforward:
+    def with_parts(self, parts: dict[str, Any]) -> Self:
+        """The same problem with other `parts`."""
+        problem = copy.copy(self)
+        vars(problem).update(parts)
+        return problem
+
+    def select(self, index: Tensor) -> Self:
+        """The problem of some samples of the batch."""
+        return self.with_parts(tree.select(self.parts(), index))
+
+    def recorded(self, z: Tensor) -> Self:
         """The same problem, whose F is evaluated under the autocast of this moment wherever that happens.
 
         Itself if it was recorded before: what is in its context was computed under that autocast.
@@ -95,7 +128,7 @@ class Pushforward:
         given = (z.dtype, state.dtype, getattr(self.func, "network_dtype", None))
         return max((dtype for dtype in given if dtype is not None), key=lambda dtype: torch.finfo(dtype).eps)
 
-    def prepared(self) -> Pushforward:
+    def prepared(self) -> Self:
         """The same problem for many evaluations and products with J^T, whose context F has prepared, if it can.
 
         Only F and its first derivative in Z are right then.
@@ -103,10 +136,8 @@ class Pushforward:
         prepare = getattr(self.func, "prepare", None)
         if prepare is None or not self.separable or transforms.active():
             return self
-        problem = copy.copy(self)
         with torch.no_grad():
-            problem.context = prepare(self.context)
-        return problem
+            return self.with_parts({"context": prepare(self.context)})
 
     def moving(self, z: Tensor) -> Tensor:
         """Particles that are neither padding nor frozen, boolean (B, n, 1)."""
@@ -129,7 +160,7 @@ class Pushforward:
             raise TypeError(f"func must return a tensor, the image of z, got {type(y).__name__}")
         return y.to(z.dtype)
 
-    def held_image(self, z: Tensor) -> Tensor:
+    def constrained_image(self, z: Tensor) -> Tensor:
         """F(z), with frozen particles where they are."""
         y = self.image(z)
         return y if self.frozen is None else torch.where(self.frozen[..., None], z.detach(), y)
@@ -141,7 +172,7 @@ class Pushforward:
         """
         problem = self.prepared() if reusable else self
         if transforms.active():  # where requires_grad_ is refused
-            y, pull = torch.func.vjp(problem.image, z.detach())
+            y, pull, *_ = torch.func.vjp(problem.image, z.detach())
             return y, lambda g: pull(g)[0]
         with torch.enable_grad():
             z = z.detach().requires_grad_()
@@ -166,9 +197,7 @@ class Pushforward:
                 z = z.detach().requires_grad_()
             except RuntimeError as error:
                 raise RuntimeError("products with J do not run under the transforms of torch.func") from error
-            problem = copy.copy(self)
-            problem.context = context
-            y = problem.image(z)
+            y = self.with_parts({"context": context}).image(z)
             u = torch.zeros_like(y).requires_grad_()
             g = torch.autograd.grad(y, z, u, create_graph=True, allow_unused=True)[0] if y.requires_grad else None
 
@@ -250,19 +279,29 @@ class FixedTarget(Pushforward):
 
     Args:
         target: (B, m, d).
-        target_weights: (B, m), zero for padding; None means equal.
+        target_weights: (B, m), nonnegative, zero for padding, or a boolean mask; None means equal.
         weights, frozen: as in `Pushforward`.
+
+    Raises:
+        TypeError, ValueError: naming the argument: bad shape or dtype, NaN, negative weights, a cloud of padding alone.
     """
 
-    def __init__(self, target: Tensor, target_weights=None, weights=None, frozen=None):
+    def __init__(
+        self,
+        target: Tensor,
+        target_weights: Tensor | None = None,
+        weights: Tensor | None = None,
+        frozen: Tensor | None = None,
+    ):
+        if isinstance(target, Tensor) and target.dim() != 3:
+            raise ValueError(f"target must have shape (B, m, d), got {tuple(target.shape)}")
         check_cloud("target", target)
+        if target_weights is not None:
+            target_weights = check_weights("target_weights", target_weights, None, target)
         super().__init__(self._constant, (target, target_weights), weights, frozen)
 
-    def _check_context(self, z):
-        target, weights = self.context
-        check_cloud("target", target, like=("z0", z))
-        if weights is not None:
-            check_weights("target_weights", weights, None, target)
+    def _check_context(self, start, name):
+        check_cloud("target", self.context[0], like=(name, start))
 
     @staticmethod
     def _constant(z, context, weights):

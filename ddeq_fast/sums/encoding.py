@@ -1,4 +1,4 @@
-"""Radial kernels as text, for operators, which take no objects."""
+"""Radial kernels as text for operators, which take no objects: the text of `radial`, and numbers for users' kernels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, Mixture, RadialKernel, Riesz
+from ddeq_fast.sums.radial import OWN, RadialKernel, registered, written
+from ddeq_fast.sums.text import joined, parse, split
 from ddeq_fast.utils import transforms
 
-_NAMES = {Riesz: "riesz", Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
-_TYPES = {name: cls for cls, name in _NAMES.items()}
 # Kernels of users' own classes, by number, and number and state of each, while anything else holds them. A text that
 # was saved by another process names none of these: numbers start anywhere.
 _OWN: weakref.WeakValueDictionary[int, RadialKernel] = weakref.WeakValueDictionary()
@@ -30,20 +29,13 @@ class _Numbered(str):
 
 
 def encode(kernel: RadialKernel) -> str:
-    """The kernel as text: "weight name shape" for each term, joined by ";".
+    """The kernel as the text that `text.parse` reads, with a number for every term that is not registered.
 
-    A term of a user's own class is a number; the text holds it. Raises ValueError if gradients are asked of it.
+    The text holds the kernels that it numbers. Raises ValueError if gradients are asked of one.
     """
-    terms = kernel.terms()
-    text = ";".join([_encode_term(weight, term) for weight, term in terms])
-    own = [term for _, term in terms if type(term) not in _NAMES]
+    own = [term for _, term in kernel.terms() if not registered(term)]
+    text = written(kernel, lambda term: f"{OWN}:{_number(term)}")
     return _holding(text, own) if own else text
-
-
-def _encode_term(weight, term):
-    if type(term) in _NAMES:
-        return f"{weight!r} {_NAMES[type(term)]} {(term.r if type(term) is Riesz else term.sigma)!r}"
-    return f"{weight!r} own {_number(term)}"
 
 
 def alive(text: str) -> str:
@@ -53,11 +45,11 @@ def alive(text: str) -> str:
 
 def decode(text: str) -> RadialKernel:
     """The inverse of `encode`; raises ValueError if a kernel of a user's own class is gone, or was changed."""
-    return _decode(text) if _is_numbered(text) else _decode_cached(text)
+    return _decode(text) if _is_numbered(text) else _parse(text)
 
 
 def _is_numbered(text):
-    return type(text) is _Numbered or " own " in text
+    return type(text) is _Numbered or f"{OWN}:" in text
 
 
 def _holding(text, kernels):
@@ -67,14 +59,15 @@ def _holding(text, kernels):
 
 
 def _decode(text):
-    terms = []
-    for term in text.split(";"):
-        weight, name, number = term.split()
-        terms.append((float(weight), _numbered(int(number)) if name == "own" else _TYPES[name](float(number))))
-    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else Mixture(tuple(terms))
+    return joined(
+        [
+            (weight, _numbered(int(number)) if name == OWN else parse(f"{name}:{number}"))
+            for weight, name, number in split(text)
+        ]
+    )
 
 
-_decode_cached = functools.lru_cache(maxsize=1024)(_decode)
+_parse = functools.lru_cache(maxsize=1024)(parse)
 
 
 @torch._disable_dynamo

@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.operators import encode, evaluate
+from ddeq_fast.sums.operators import evaluate
 from ddeq_fast.sums.radial import RadialKernel, Riesz
 from ddeq_fast.utils.validation import check_charges, check_cloud
 
@@ -20,9 +20,9 @@ from ddeq_fast.utils.validation import check_charges, check_cloud
 def potential(
     x: Tensor,
     y: Tensor,
-    charges: Tensor | None = None,
     kernel: RadialKernel | None = None,
     *,
+    charges: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Potential u(x_i) = sum_j v_j k(x_i, y_j) of charges at y, differentiable in x, y and the charges.
@@ -30,8 +30,8 @@ def potential(
     Args:
         x: targets, (m, d) or (B, m, d), floating point.
         y: sources, (n, d) or (B, n, d), same dtype and device.
-        charges: v, (n,) or (B, n), of any sign; ones if None. A zero charge is padding.
         kernel: radial kernel; `Riesz(1)` if None.
+        charges: v, (n,) or (B, n), of any sign; ones if None. A zero charge is padding.
         backend: a name from `ddeq_fast.sums.backends.names()`, or "auto".
 
     Returns:
@@ -40,34 +40,34 @@ def potential(
     Raises:
         TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty cloud, an unknown backend.
     """
-    return _evaluate(x, y, charges, kernel, backend, True, False)[0]
+    return _evaluate(x, y, kernel, charges, backend, True, False)[0]
 
 
 def field(
     x: Tensor,
     y: Tensor,
-    charges: Tensor | None = None,
     kernel: RadialKernel | None = None,
     *,
+    charges: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Field f(x_i) = sum_j v_j grad_1 k(x_i, y_j), shape of x; arguments and errors as in `potential`.
 
     Coincident points exert no force on each other.
     """
-    return _evaluate(x, y, charges, kernel, backend, False, True)[1]
+    return _evaluate(x, y, kernel, charges, backend, False, True)[1]
 
 
 def potential_and_field(
     x: Tensor,
     y: Tensor,
-    charges: Tensor | None = None,
     kernel: RadialKernel | None = None,
     *,
+    charges: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """(`potential`, `field`) in one pass over the pairs."""
-    return _evaluate(x, y, charges, kernel, backend, True, True)
+    return _evaluate(x, y, kernel, charges, backend, True, True)
 
 
 def check_kernel(kernel: RadialKernel | None) -> RadialKernel:
@@ -79,14 +79,21 @@ def check_kernel(kernel: RadialKernel | None) -> RadialKernel:
     return kernel
 
 
-def _evaluate(x, y, charges, kernel, backend, want_u, want_f):
+def _evaluate(
+    x: Tensor,
+    y: Tensor,
+    kernel: RadialKernel | None,
+    charges: Tensor | None,
+    backend: str,
+    potential: bool,
+    field: bool,
+) -> tuple[Tensor, Tensor]:
+    """Both sums, an empty tensor for one that is not wanted."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
     v = check_charges("charges", charges, y)
-    kernel = check_kernel(kernel)
-    batched = x.dim() == 3
-    if not batched:
-        x, y, v = x[None], y[None], v[None]
-    u, f = evaluate(x, y, v, encode(kernel), backends.check(backend), want_u, want_f)
-    u, f = (u if want_u else None), (f if want_f else None)
-    return tuple(out if out is None or batched else out[0] for out in (u, f))
+    kernel, backend = check_kernel(kernel), backends.check(backend)
+    if x.dim() == 3:
+        return evaluate(x, y, v, kernel, backend, potential, field)
+    u, f = evaluate(x[None], y[None], v[None], kernel, backend, potential, field)
+    return (u[0] if potential else u), (f[0] if field else f)

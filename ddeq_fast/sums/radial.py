@@ -9,11 +9,17 @@ The second is summed as phi s + c <d/|d|, s> d/|d| with the curvature c = 2 q ph
 phi' leaves the range of numbers long before phi, c and the sum do.
 
 At q = 0 a kernel with a cusp (Riesz, Laplacian) has phi = phi' = c = 0: coincident points exert no force.
+
+A kernel of one number, its exponent or bandwidth, is an `Elementary`: a class with a name and a profile, made known by
+`register`. From then on it has a text (`str`, and `text.parse`), and backends that compile profiles run it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,11 +31,15 @@ LARGEST = 1e100
 
 
 class RadialKernel:
-    """A radial kernel: hashable and immutable, so that it can select compiled code.
+    """A radial kernel, which must not be changed once it is in use.
 
-    `k`, `phi` and `dphi` map squared distances (any shape, float) to values of the same shape. Kernels add
-    and scale: `0.5 * Gaussian(1.0) + Riesz(1.0)` is a `Mixture`.
+    `k`, `phi` and `dphi` map squared distances (any shape, float) to values of the same shape: a kernel of your own has
+    these three, and the dense backend runs it. Kernels add and scale: `0.5 * Gaussian(1.0) + Riesz(1.0)` is a
+    `Mixture`.
     """
+
+    # What a registered kernel is called in texts; empty for others.
+    name: ClassVar[str] = ""
 
     def k(self, q: Tensor) -> Tensor:
         """Kernel value at squared distance q."""
@@ -48,8 +58,27 @@ class RadialKernel:
         return 2 * q * self.dphi(q)
 
     def terms(self) -> tuple[tuple[float, RadialKernel], ...]:
-        """The kernel as a weighted list of elementary kernels."""
+        """The kernel as a weighted list of kernels that are no mixtures."""
         return ((1.0, self),)
+
+    @property
+    def bandwidth(self) -> float | None:
+        """The length at which it turns, the least one of a mixture; None if it has none, as Riesz kernels do."""
+        return None
+
+    def rescaled(self, factor: float, least: float = 0.0) -> RadialKernel:
+        """The kernel with all its bandwidths times `factor`, but none below `least`; itself where it has none."""
+        return self
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it has no cusp: at one, and only there, curvature is as large as phi where points nearly coincide."""
+        near = torch.tensor(1e-200, dtype=torch.float64)
+        return float(self.curvature(near).abs()) <= 1e-6 * float(self.phi(near).abs()) + 1e-90
+
+    def __str__(self) -> str:
+        """The text that `text.parse` reads, such as "riesz:1 + 0.5*gaussian:2"; of an unregistered kernel, its repr."""
+        return written(self, repr)
 
     def __add__(self, other: RadialKernel) -> Mixture:
         if not isinstance(other, RadialKernel):
@@ -73,10 +102,14 @@ def _mask_zero(q: Tensor, value: Tensor) -> Tensor:
 
 
 class Elementary(RadialKernel):
-    """A kernel with one number, which backends with code of their own may know.
+    """A kernel made from one number, which backends with code of their own may know once it is registered.
 
     Its functions of q are made by `profile`, whose number may be a tensor: compiled code takes it as an argument.
+    A subclass has a `name`, a `number` that it is made from, and a `profile`.
     """
+
+    def __init__(self, number: float):
+        raise NotImplementedError
 
     @property
     def number(self) -> float:
@@ -86,7 +119,7 @@ class Elementary(RadialKernel):
     @property
     def code(self) -> str:
         """Selects code, where the number alone does not: a special exponent has its own."""
-        return type(self).__name__.lower()
+        return self.name
 
     @staticmethod
     def profile(order: str, q: Tensor, number: float | Tensor, code: str) -> Tensor:
@@ -101,6 +134,73 @@ class Elementary(RadialKernel):
 
     def curvature(self, q):
         return self.profile("curvature", q, self.number, self.code)
+
+    def dphi(self, q):
+        safe = _away_from_zero(q)
+        return _mask_zero(q, self.curvature(safe) / (2 * safe))
+
+
+# The name in an operator's texts of a kernel that is not registered: see `encoding`.
+OWN = "own"
+_K = TypeVar("_K", bound=type[Elementary])
+_REGISTERED: dict[str, type[Elementary]] = {}
+
+
+def register(kind: _K) -> _K:
+    """Make a class of elementary kernels known by its `name`: a decorator.
+
+    Raises TypeError for anything but a subclass of `Elementary`, ValueError for a name that is taken or that no text
+    can hold: lower-case letters, digits and underscores.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Elementary)):
+        raise TypeError(f"kind must be a subclass of Elementary, got {kind!r}")
+    if not re.fullmatch("[a-z][a-z0-9_]*", kind.name) or kind.name == OWN:
+        raise ValueError(f"name must be made of lower-case letters, digits and underscores, got {kind.name!r}")
+    if kind.name in _REGISTERED:
+        raise ValueError(f"kernel name {kind.name!r} is taken")
+    _REGISTERED[kind.name] = kind
+    return kind
+
+
+def names() -> list[str]:
+    """Registered elementary kernels."""
+    return list(_REGISTERED)
+
+
+def named(name: str, number: float) -> Elementary:
+    """The registered kernel of that name, made from its number; raises KeyError for a name that is unknown."""
+    return _REGISTERED[name](number)
+
+
+def registered(kernel: RadialKernel) -> TypeGuard[Elementary]:
+    """Whether it is of a registered class, and not merely of a subclass of one."""
+    return _REGISTERED.get(kernel.name) is type(kernel)
+
+
+def elementary(kernel: RadialKernel) -> list[tuple[float, Elementary]]:
+    """The terms that are registered kernels."""
+    return [(weight, term) for weight, term in kernel.terms() if registered(term)]
+
+
+def unknown(kernel: RadialKernel, known: Container[str] | None = None) -> str:
+    """Classes of the terms that are no registered kernels, or none of these names; empty if there are none."""
+    strange = [
+        term for _, term in kernel.terms() if not registered(term) or (known is not None and term.name not in known)
+    ]
+    return ", ".join(type(term).__name__ for term in strange)
+
+
+def written(kernel: RadialKernel, other: Callable[[RadialKernel], str]) -> str:
+    """The text of a kernel, its terms that are not registered as `other` has it; every number survives."""
+    parts = []
+    for weight, term in kernel.terms():
+        text = f"{term.name}:{_digits(term.number)}" if registered(term) else other(term)
+        parts.append(text if weight == 1 else f"{_digits(weight)}*{text}")
+    return " + ".join(parts)
+
+
+def _digits(number: float) -> str:
+    return f"{number!r}".removesuffix(".0")  # not `repr`, which torch.compile cannot trace
 
 
 _SPECIAL = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
@@ -118,10 +218,13 @@ def _riesz_power(q: Tensor, r: float | Tensor, code: str) -> Tensor:
     return q.pow(r / 2 - 1)
 
 
+@register
 @dataclass(frozen=True)
 class Riesz(Elementary):
     """k = -|x - y|^r with 0 < r < 2, conditionally positive definite; r = 1 is the energy distance."""
 
+    name: ClassVar[str] = "riesz"
+    smooth: ClassVar[bool] = False
     r: float = 1.0
 
     def __post_init__(self):
@@ -145,12 +248,9 @@ class Riesz(Elementary):
             return _mask_zero(q, -safe * power)
         return _mask_zero(q, power * (-number if order == "phi" else number * (2 - number)))
 
-    def dphi(self, q):
-        return _mask_zero(q, _away_from_zero(q).pow(self.r / 2 - 2) * (self.r * (1 - self.r / 2)))
-
 
 @dataclass(frozen=True)
-class _Scaled(Elementary):
+class Scaled(Elementary):
     """A kernel with a bandwidth sigma > 0, in the units of the points."""
 
     sigma: float = 1.0
@@ -162,10 +262,21 @@ class _Scaled(Elementary):
     def number(self):
         return self.sigma
 
+    @property
+    def bandwidth(self):
+        return self.sigma
 
+    def rescaled(self, factor, least=0.0):
+        return replace(self, sigma=max(self.sigma * factor, least))
+
+
+@register
 @dataclass(frozen=True)
-class Gaussian(_Scaled):
+class Gaussian(Scaled):
     """k = exp(-|x - y|^2 / (2 sigma^2))."""
+
+    name: ClassVar[str] = "gaussian"
+    smooth: ClassVar[bool] = True
 
     @staticmethod
     def profile(order, q, number, code):
@@ -179,9 +290,13 @@ class Gaussian(_Scaled):
         return self.k(q) * 0.5 / self.sigma**2 / self.sigma**2
 
 
+@register
 @dataclass(frozen=True)
-class Laplacian(_Scaled):
+class Laplacian(Scaled):
     """k = exp(-|x - y| / sigma)."""
+
+    name: ClassVar[str] = "laplacian"
+    smooth: ClassVar[bool] = False
 
     @staticmethod
     def profile(order, q, number, code):
@@ -192,14 +307,14 @@ class Laplacian(_Scaled):
         value = torch.exp(safe.sqrt() * (-1 / number)) * (1 / number)
         return _mask_zero(q, value * -inverse if order == "phi" else value * (1 / number + inverse))
 
-    def dphi(self, q):
-        safe = _away_from_zero(q)
-        return _mask_zero(q, self.curvature(safe) / (2 * safe))
 
-
+@register
 @dataclass(frozen=True)
-class InverseMultiquadric(_Scaled):
+class InverseMultiquadric(Scaled):
     """k = (1 + |x - y|^2 / sigma^2)^(-1/2)."""
+
+    name: ClassVar[str] = "inverse_multiquadric"
+    smooth: ClassVar[bool] = True
 
     @staticmethod
     def profile(order, q, number, code):
@@ -212,10 +327,6 @@ class InverseMultiquadric(_Scaled):
 
     def dphi(self, q):
         return (1 + q / self.sigma**2).pow(-2.5) * 1.5 / self.sigma**2 / self.sigma**2
-
-
-# The elementary kernels that backends with code of their own may know; subclasses are a user's.
-KNOWN = (Riesz, Gaussian, Laplacian, InverseMultiquadric)
 
 
 @dataclass(frozen=True)
@@ -244,6 +355,17 @@ class Mixture(RadialKernel):
 
     def terms(self):
         return self.components
+
+    @property
+    def bandwidth(self):
+        return min((kernel.bandwidth for _, kernel in self.components if kernel.bandwidth is not None), default=None)
+
+    def rescaled(self, factor, least=0.0):
+        return Mixture(tuple((weight, kernel.rescaled(factor, least)) for weight, kernel in self.components))
+
+    @property
+    def smooth(self):
+        return all(kernel.smooth for _, kernel in self.components)
 
     def k(self, q):
         return sum(weight * kernel.k(q) for weight, kernel in self.components)

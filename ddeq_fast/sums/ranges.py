@@ -11,11 +11,13 @@ refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.radial import KNOWN, RadialKernel, Riesz
+from ddeq_fast.sums.backends.registry import Backend
+from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import values_readable
 
@@ -23,7 +25,6 @@ from ddeq_fast.utils.validation import values_readable
 _LOW, _HIGH = 2.0**-20, 2.0**50
 _BANDWIDTH, _WEIGHT = 2.0**-60, 2.0**100
 _WIDEST = 1e140  # and one over it, in float64
-_SCALED = tuple(kind for kind in KNOWN if kind is not Riesz)
 
 
 def largest(*clouds: Tensor) -> float:
@@ -34,78 +35,52 @@ def largest(*clouds: Tensor) -> float:
 
 def suits_single(*clouds: Tensor) -> bool:
     """Whether single precision holds the squares of these clouds' distances. True where values cannot be read."""
-    clouds = [transforms.unwrapped(cloud) for cloud in clouds]
-    size = largest(*clouds) if all(map(values_readable, clouds)) else 0.0
+    behind = [transforms.unwrapped(cloud) for cloud in clouds]
+    size = largest(*behind) if all(map(values_readable, behind)) else 0.0
     return size == 0 or _LOW <= size <= _HIGH or not math.isfinite(size)
 
 
-def _extremes(kernel: RadialKernel) -> tuple[float, float]:
-    """Largest absolute weight and least bandwidth of the terms."""
-    weights, terms = zip(*kernel.terms(), strict=True)
-    return max(map(abs, weights)), min((t.number for t in terms if isinstance(t, _SCALED)), default=math.inf)
+def in_range(
+    backend: Backend,
+    sums: Callable[..., tuple[Tensor | None, ...]],
+    kernel: RadialKernel,
+    x: Tensor,
+    y: Tensor,
+    *rest: Tensor,
+) -> tuple[Tensor, ...]:
+    """sums(x, y, *rest), which `backend` carries out: in float64, results in the dtype of x, where x and y need it.
+
+    An empty tensor stands for a sum that is None.
+
+    Raises ValueError if they need it and the backend cannot do it, or if even float64 does not hold them.
+    """
+    if not values_readable(x) or not _need_double(kernel, x, y):
+        return tuple(x.new_empty(0) if part is None else part for part in sums(x, y, *rest))
+    wide_x = x.double()
+    wide_y = wide_x if y is x else y.double()  # a cloud on itself stays one
+    reason = backend.unsupported(wide_x, wide_y, kernel)
+    if reason is not None:
+        size = largest(x, y)
+        raise ValueError(f"coordinates up to {size:.3g} under {kernel!r} need float64, and this backend {reason}")
+    found = sums(wide_x, wide_y, *(tensor.double() for tensor in rest))
+    return tuple(x.new_empty(0) if part is None else part.to(x.dtype) for part in found)
 
 
-class AnySize:
-    """A backend for clouds of any size; see `backends.Backend` for its methods."""
-
-    def __init__(self, backend):
-        self.backend = backend
-
-    def evaluate(self, x, y, v, kernel, potential, field):
-        """See `Backend.evaluate`."""
-
-        def sums(x, y, v):
-            return self.backend.evaluate(x, y, v, kernel, potential, field)
-
-        return self._run(sums, kernel, x, y, v)
-
-    def tangent(self, x, y, v, s, t, kernel):
-        """See `Backend.tangent`."""
-
-        def sums(x, y, v, s, t):
-            return self.backend.tangent(x, y, v, s, t, kernel)
-
-        return self._run(sums, kernel, x, y, v, s, t)
-
-    def energy(self, z, w, kernel, field):
-        """See `Backend`; of any backend."""
-
-        def sums(z, _, w):
-            if hasattr(self.backend, "energy"):
-                return self.backend.energy(z, w, kernel, field)
-            u, f = self.backend.evaluate(z, z, w, kernel, True, field)
-            return (w * u).sum(-1), u, f
-
-        return self._run(sums, kernel, z, z, w)
-
-    def _run(self, sums, kernel, x, y, v, *moves):
-        """sums(x, y, v, *moves) in a dtype that suits."""
-        if not values_readable(x):
-            return sums(x, y, v, *moves)
-        clouds = (x,) if y is x else (x, y)
-        weight, sigma = _extremes(kernel)
-        if x.dtype == torch.float64:
-            _check_double(kernel, sigma, largest(*clouds))
-        elif not (suits_single(*clouds) and sigma >= _BANDWIDTH and weight <= _WEIGHT):
-            return self._in_double(sums, kernel, clouds, v, *moves)
-        return sums(x, y, v, *moves)
-
-    def _in_double(self, sums, kernel, clouds, *rest):
-        """`sums` of the same numbers in float64, results in their own dtype."""
-        dtype, (x, *others) = clouds[0].dtype, (cloud.double() for cloud in clouds)
-        y = others[0] if others else x  # a cloud on itself stays one
-        reason = self.backend.unsupported(x, y, kernel)
-        if reason is not None:
-            raise ValueError(
-                f"coordinates up to {largest(x, y):.3g} under {kernel!r} need float64, and this backend {reason}"
-            )
-        found = sums(x, y, *(tensor.double() for tensor in rest))
-        return tuple(None if part is None else part.to(dtype) for part in found)
+def _need_double(kernel: RadialKernel, x: Tensor, y: Tensor) -> bool:
+    """Whether clouds in single precision or less are to be summed in float64; raises ValueError as `_check_double`."""
+    clouds = (x,) if y is x else (x, y)
+    if x.dtype == torch.float64:
+        _check_double(kernel, largest(*clouds))
+        return False
+    sigma, weight = kernel.bandwidth, max(abs(weight) for weight, _ in kernel.terms())
+    narrow = sigma is not None and sigma < _BANDWIDTH
+    return narrow or weight > _WEIGHT or not suits_single(*clouds)
 
 
-def _check_double(kernel: RadialKernel, sigma: float, size: float) -> None:
+def _check_double(kernel: RadialKernel, size: float) -> None:
     """Raise ValueError for what float64 does not hold."""
     if 0 < size < 1 / _WIDEST or _WIDEST < size < math.inf:
         raise ValueError(f"points have coordinates up to {size:.3g}, whose squares float64 does not hold: rescale them")
-    if math.isfinite(size) and sigma < size / _WIDEST:
+    sigma = kernel.bandwidth
+    if math.isfinite(size) and sigma is not None and sigma < size / _WIDEST:
         raise ValueError(f"kernel {kernel!r}: sigma = {sigma:g} is too small for coordinates up to {size:.3g}")

@@ -1,114 +1,167 @@
-"""Settings of a training run: one flat dataclass, saved as JSON, each field an option of the command line."""
+"""Settings of a training run: one flat dataclass, saved as JSON, each field an option of the command line.
+
+All that is said of a setting stands beside its field: help, group, choices, bounds. `Config` checks values by it, and
+`ddeq-fast train --help` is made of it.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Collection
+from dataclasses import Field, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-
-from ddeq_fast import data, solvers
-from ddeq_fast import gradients as backwards
-from ddeq_fast.data.partial import REMOVALS, Clusters, Fraction
+from ddeq_fast import data, gradients, solvers
+from ddeq_fast.data.partial import REMOVALS
 from ddeq_fast.data.pixels import INTENSITIES
-from ddeq_fast.models import Classifier, Completer
-from ddeq_fast.networks import TransportMap
 from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+# Groups of settings, in the order of the help.
+GROUPS = ("data", "network", "solver", "gradient", "optimisation", "run")
 
 
-def _option(default, text: str, low=None, high=None):
-    """A field with its help and, for numbers, the least value and the bound above it must stay below."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+class Setting(NamedTuple):
+    """What is declared of a field of `Config`.
+
+    text: help, a phrase. group: one of `GROUPS`. choices: of text, or what returns them; None for any. low: least
+    number. high: bound that a number must stay below.
+    """
+
+    text: str
+    group: str
+    choices: Collection[str] | Callable[[], Collection[str]] | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def options(self) -> list[str] | None:
+        """The choices, those of a registry as it is now."""
+        if self.choices is None:
+            return None
+        return list(self.choices() if callable(self.choices) else self.choices)
+
+    def check(self, item: Field, value: object) -> int | float | str:
+        """`value` of this field as it is to be kept; raises TypeError or ValueError naming the field."""
+        if item.type == "int":
+            return check_integer(item.name, value, low=int(self.low or 0), high=2**63 - 1)
+        if item.type == "float":
+            bounds = {} if self.high is None else {"high": self.high}
+            return check_number(item.name, value, low=self.low or 0.0, closed=True, **bounds)
+        if not isinstance(value, str):
+            raise TypeError(f"{item.name} must be a string, got {type(value).__name__}")
+        options = self.options()
+        return value if options is None else check_choice(item.name, value, options)
+
+
+def _setting(group: str, default: Any, text: str, **declared: Any) -> Any:
+    """A field with its `Setting`."""
+    return field(default=default, metadata={"setting": Setting(text, group, **declared)})
+
+
+def declared(item: Field) -> Setting:
+    """What is declared of a field of `Config`."""
+    return item.metadata["setting"]
+
+
+_data, _network, _solver, _gradient, _optimisation, _run = (partial(_setting, group) for group in GROUPS)
+# Where zero makes no sense, and what is next to it neither.
+_POSITIVE = 1e-12
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run does; everything that its results depend on besides the code and the machine."""
+    """What a run does; everything that its results depend on besides the code and the machine.
 
-    task: str = _option("classify", "classify clouds, or complete them from a part")
-    data: str = _option("digits", "data set")
-    root: str = _option("", "folder of the data's files, where they are not found by themselves")
-    intensity: str = _option("coordinate", "brightness of a pixel: third coordinate, weight of its point, or none")
-    max_points: int = _option(0, "cut larger clouds to so many points, drawn at random; 0 cuts none", low=0)
-    jitter: float = _option(0.1, "random turns, shears, scalings and shifts of training clouds", low=0.0)
-    remove: str = _option("clusters", "what a partial cloud lacks: clusters, or a random fraction")
-    clusters: int = _option(2, "clusters removed", low=1)
-    radius: float = _option(0.6, "radius of a removed cluster", low=1e-12)
-    fraction: float = _option(0.3, "random fraction removed", low=1e-12, high=1.0)
-    growth: float = _option(1.275, "points of a completed cloud for each observed one", low=1.001)
-    seeds: str = _option("random", "where new points start: random, or even: spread evenly, alike in every cloud")
-    entropy: float = _option(
-        0.0, "weight of the entropy of the points that complete a cloud, which spreads them", low=0.0
+    Raises TypeError or ValueError naming the setting that is of a wrong type, out of range, or none of its choices.
+    """
+
+    task: str = _data("classify", "classify clouds, or complete them from a part", choices=("classify", "complete"))
+    data: str = _data("digits", "data set", choices=data.names)
+    root: str = _data("", "folder of the data's files; if not given, that of the data set in DDEQ_FAST_DATA")
+    intensity: str = _data(
+        "coordinate",
+        "what becomes of a pixel's brightness: a third coordinate, its point's weight, nothing",
+        choices=INTENSITIES,
     )
-    chamfer: float = _option(
+    max_points: int = _data(0, "cut larger clouds to so many points, drawn at random; 0: whole clouds", low=0)
+    jitter: float = _data(0.1, "size of random turns, shears, scalings and shifts of training clouds", low=0.0)
+    remove: str = _data(
+        "clusters", "what a partial cloud lacks: all near some points, or a random share", choices=REMOVALS
+    )
+    clusters: int = _data(2, "clusters removed", low=1)
+    radius: float = _data(0.6, "radius of a removed cluster", low=_POSITIVE)
+    fraction: float = _data(0.3, "random share removed", low=_POSITIVE, high=1.0)
+
+    dim_z: int = _network(64, "dimension of the latent particles", low=1)
+    particles: int = _network(10, "latent particles of a classifier", low=1)
+    num_heads: int = _network(8, "attention heads; a divisor of dim-z", low=1)
+    dim_lift: int = _network(16, "width of the layers before the bilinear one", low=1)
+    dim_hidden: int = _network(128, "hidden width of the feed-forward layers", low=1)
+    cross_layers: int = _network(1, "attention layers from the latent to the input cloud", low=1)
+    dropout: float = _network(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
+    precision: str = _network(
+        "float32",
+        "of F; bfloat16 is for GPUs, and needs a tol of 1e-2 or so; particles keep float32",
+        choices=("float32", "bfloat16"),
+    )
+    growth: float = _network(1.275, "points of a completed cloud for each observed one", low=1.001)
+    start: str = _network(
+        "random",
+        "where new points start: at random, or spread evenly, alike in every cloud",
+        choices=("random", "even"),
+    )
+
+    solver: str = _solver("auto", "solver of the equilibrium", choices=solvers.names)
+    tol: float = _solver(1e-3, "relative MMD residual at which an equilibrium is accepted", low=_POSITIVE)
+    max_steps: int = _solver(60, "most steps of the solver; of auto, of its stages together", low=1)
+    flow_lr: float = _solver(1.0, "step size of the solver flow", low=_POSITIVE)
+    flow_decay: float = _solver(1.0, "factor on that after every step", low=_POSITIVE)
+    flow_gradient: str = _solver(
+        "autodiff",
+        "gradient of the flow: through F too, or by the witness function, which costs a third",
+        choices=("autodiff", "witness"),
+    )
+
+    backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)
+    phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
+    jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
+
+    chamfer: float = _optimisation(
         0.0, "weight of the Chamfer distance in the loss of completion, beside squared MMD", low=0.0
     )
-    bandwidth: float = _option(1.0, "bandwidth of the density in that entropy", low=1e-12)
-    dim_z: int = _option(64, "dimension of the latent particles", low=1)
-    particles: int = _option(10, "latent particles", low=1)
-    heads: int = _option(8, "attention heads", low=1)
-    dim_lift: int = _option(16, "width of the layers before the bilinear one", low=1)
-    dim_hidden: int = _option(128, "hidden width of the feed-forward layers", low=1)
-    cross_layers: int = _option(1, "attention layers from the latent to the input cloud", low=1)
-    dropout: float = _option(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
-    solver: str = _option("auto", "solver of the equilibrium")
-    tol: float = _option(1e-3, "relative MMD residual at which an equilibrium is accepted", low=1e-12)
-    max_steps: int = _option(60, "most steps of the solver; of auto, of its stages together", low=1)
-    flow_lr: float = _option(1.0, "step size of the solver flow", low=1e-12)
-    flow_decay: float = _option(1.0, "factor on that after every step", low=1e-12)
-    flow_gradient: str = _option("autodiff", "of the flow: autodiff, through F too, or witness, which costs a third")
-    backward: str = _option("phantom", "gradient at the equilibrium: phantom, ift or bilevel")
-    precision: str = _option(
-        "float32", "of F: float32, or bfloat16 on a GPU, which needs a tol of 1e-2 or so; particles keep float32"
+    entropy: float = _optimisation(
+        0.0, "weight of the entropy of the points that complete a cloud, which spreads them", low=0.0
     )
-    phantom_steps: int = _option(1, "evaluations of F that the phantom gradient goes through", low=1)
-    jacobian: float = _option(0.5, "weight of the penalty on the Jacobian, which keeps solves short", low=0.0)
-    epochs: int = _option(40, "passes over the training clouds", low=1)
-    batch_size: int = _option(64, "clouds a step", low=1)
-    batching: str = _option(
-        "shuffled", "order of an epoch: shuffled, or by-length: similar sizes together, less padding"
+    bandwidth: float = _optimisation(1.0, "bandwidth of the density in that entropy", low=_POSITIVE)
+    epochs: int = _optimisation(40, "passes over the training clouds", low=1)
+    batch_size: int = _optimisation(64, "clouds a step", low=1)
+    batching: str = _optimisation(
+        "shuffled",
+        "order of an epoch: at random, or similar sizes together, which pads less",
+        choices=("shuffled", "by-length"),
     )
-    lr: float = _option(3e-3, "largest learning rate of AdamW", low=1e-12)
-    schedule: str = _option("cosine", "decay of the learning rate: cosine to zero, or in steps")
-    step_epochs: int = _option(2, "epochs a step of that schedule", low=1)
-    step_factor: float = _option(0.2, "factor of each", low=1e-12, high=1.0)
-    warmup: int = _option(50, "steps of linear growth of the learning rate", low=0)
-    weight_decay: float = _option(0.01, "weight decay of AdamW", low=0.0)
-    clip: float = _option(1.0, "largest norm of the gradient", low=1e-12)
-    eval_every: int = _option(1, "epochs between two evaluations", low=1)
-    save_every: int = _option(1, "epochs between two checkpoints", low=1)
-    seed: int = _option(0, "seed of weights, order, jitter and dropout", low=0)
-    threads: int = _option(1, "CPU threads; with other programs running, more can be slower", low=1)
-    device: str = _option("auto", "cpu, cuda, cuda:1...; auto takes a GPU if there is one")
+    lr: float = _optimisation(3e-3, "largest learning rate of AdamW", low=_POSITIVE)
+    schedule: str = _optimisation(
+        "cosine", "decay of the learning rate: half a cosine to zero, or in steps", choices=("cosine", "step")
+    )
+    step_epochs: int = _optimisation(2, "epochs a step of that schedule", low=1)
+    step_factor: float = _optimisation(0.2, "factor of each", low=_POSITIVE, high=1.0)
+    warmup: int = _optimisation(50, "steps of linear growth of the learning rate", low=0)
+    weight_decay: float = _optimisation(0.01, "weight decay of AdamW", low=0.0)
+    clip: float = _optimisation(1.0, "largest norm of the gradient", low=_POSITIVE)
 
-    def __post_init__(self):
+    eval_every: int = _run(1, "epochs between two evaluations", low=1)
+    save_every: int = _run(1, "epochs between two checkpoints", low=1)
+    seed: int = _run(0, "seed of weights, order, jitter and dropout", low=0)
+    threads: int = _run(1, "CPU threads; with other programs running, more can be slower", low=1)
+    device: str = _run("auto", "cpu, cuda, cuda:1...; auto takes a GPU if there is one")
+
+    def __post_init__(self) -> None:
         for item in fields(self):
-            value, low, high = getattr(self, item.name), item.metadata["low"], item.metadata["high"]
-            if item.type == "int":
-                check_integer(item.name, value, low=low)
-                if value >= 1 << 63:
-                    raise ValueError(f"{item.name} must be less than 2^63, got one of {value.bit_length()} bits")
-            elif item.type == "float":
-                bounds = {} if high is None else {"high": high}
-                object.__setattr__(self, item.name, check_number(item.name, value, low=low, closed=True, **bounds))
-            elif not isinstance(value, str):
-                raise TypeError(f"{item.name} must be a string, got {type(value).__name__}")
-        check_choice("task", self.task, ("classify", "complete"))
-        check_choice("data", self.data, data.names())
-        check_choice("intensity", self.intensity, INTENSITIES)
-        check_choice("remove", self.remove, REMOVALS)
-        check_choice("flow_gradient", self.flow_gradient, ("autodiff", "witness"))
-        check_choice("precision", self.precision, _PRECISIONS)
-        check_choice("seeds", self.seeds, ("random", "even"))
-        check_choice("batching", self.batching, ("shuffled", "by-length"))
-        check_choice("schedule", self.schedule, ("cosine", "step"))
-        check_choice("solver", self.solver, solvers.names())
-        check_choice("backward", self.backward, backwards.BACKWARDS)
-        if self.dim_z % self.heads:
-            raise ValueError(f"heads must divide dim_z = {self.dim_z}, got {self.heads}")
+            object.__setattr__(self, item.name, declared(item).check(item, getattr(self, item.name)))
+        if self.dim_z % self.num_heads:
+            raise ValueError(f"num_heads must divide dim_z = {self.dim_z}, got {self.num_heads}")
 
     def to_json(self) -> str:
         """One JSON object, a line a field."""
@@ -127,36 +180,3 @@ class Config:
             return cls(**values)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: {error}") from error
-
-    def load(self) -> data.Dataset:
-        """The data set of these settings."""
-        return data.load(
-            self.data, root=self.root or None, intensity=self.intensity, max_points=self.max_points or None
-        )
-
-    def removal(self) -> Clusters | Fraction:
-        """What makes clouds partial."""
-        return Clusters(self.clusters, self.radius) if self.remove == "clusters" else Fraction(self.fraction)
-
-    def build(self, dim_x: int, classes: int) -> Classifier | Completer:
-        """The model of these settings with fresh weights, drawn from torch's global generator."""
-        transport = TransportMap(
-            self.dim_z,
-            dim_x,
-            heads=self.heads,
-            dim_lift=(self.dim_lift, self.dim_lift, self.dim_z),
-            dim_hidden=self.dim_hidden,
-            dim_final=self.dim_hidden,
-            cross_layers=self.cross_layers,
-            dropout=self.dropout,
-            network_dtype=_PRECISIONS[self.precision],
-        )
-        steps = {"max_steps": self.max_steps}
-        flow = {"lr": self.flow_lr, "lr_decay": (self.flow_decay, 1), "gradient": self.flow_gradient, **steps}
-        options = flow if self.solver == "flow" else steps
-        solver = solvers.make(self.solver, tol=self.tol, **options)
-        phantom = {"steps": self.phantom_steps} if self.backward == "phantom" else {}
-        parts = {"solver": solver, "backward": backwards.make(self.backward, **phantom)}
-        if self.task == "complete":
-            return Completer(transport, self.growth, image=True, **parts)
-        return Classifier(classes, transport, num_particles=self.particles, seed=self.seed, **parts)

@@ -7,9 +7,10 @@ from dataclasses import fields
 from html import escape
 from pathlib import Path
 
-from ddeq_fast.training import read_config, read_metrics
-from ddeq_fast.training.config import Config
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.training.config import GROUPS, Config, declared
+from ddeq_fast.training.metrics import table
+from ddeq_fast.training.run import read_config, read_metrics
+from ddeq_fast.utils.files import write_atomically
 
 PAGE = "index.html"
 # Pictures that training leaves in the run's folder, in the order of the page, and what they show.
@@ -19,22 +20,12 @@ _PICTURES = {
     "equilibrium.png": "Held-out clouds, their latent particles on the way to equilibrium, and the residual.",
     "curves.png": "Training (blue) and held-out clouds (orange).",
 }
-_RESULTS = {
-    "accuracy": ("accuracy", "{:.2%}"),
-    "chamfer": ("Chamfer distance", "{:.5f}"),
-    "partial_chamfer": ("Chamfer distance of the partial clouds", "{:.5f}"),
-    "mmd": ("squared MMD", "{:.5f}"),
-    "partial_mmd": ("squared MMD of the partial clouds", "{:.5f}"),
-    "loss": ("loss", "{:.5f}"),
-    "evaluations": ("evaluations of F a solve", "{:.1f}"),
-    "residual": ("relative MMD residual, mean", "{:.1e}"),
-    "worst_residual": ("relative MMD residual, worst", "{:.1e}"),
-}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; border: 1px solid #ddd; } figcaption, .note { color: #555; }
 table { border-collapse: collapse; } td { border-bottom: 1px solid #ddd; padding: .15rem 1.2rem .15rem 0; }
+th { text-align: left; padding-top: .5rem; color: #555; font-weight: 400; }
 td + td { font-variant-numeric: tabular-nums; } .settings { columns: 2; } .settings td { font-size: .85rem; }
 .changed { font-weight: 600; }
 """
@@ -61,7 +52,7 @@ def write(run: Path, folder: Path | None = None) -> Path:
         f'<p class="note">step {tests[-1]["step"]:,}, {tests[-1]["seconds"]:,.0f} s of training, '
         f"run {escape(Path(run).resolve().name)}</p>",
         "<h2>Held-out clouds</h2>",
-        _table((name, form.format(tests[-1][key])) for key, (name, form) in _RESULTS.items() if key in tests[-1]),
+        _table(table(tests[-1])),
         "<h2>Pictures</h2>",
         *(figures or ["<p>None: training draws them when it ends, if matplotlib is installed.</p>"]),
         "<h2>Settings</h2>",
@@ -84,15 +75,19 @@ def _document(title: str, body: str) -> str:
     )
 
 
-def _table(rows) -> str:
+def _table(rows: list[tuple[str, str]]) -> str:
     cells = (f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table>{''.join(cells)}</table>"
 
 
 def _settings(config: Config) -> str:
+    """A table of all settings, in their groups."""
     rows = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        style = ' class="changed"' if value != item.default else ""
-        rows.append(f"<tr{style}><td>{item.name}</td><td>{escape(str(value))}</td></tr>")
+    for group in GROUPS:
+        rows.append(f'<tr><th colspan="2">{group}</th></tr>')
+        for item in fields(config):
+            if declared(item).group == group:
+                value = getattr(config, item.name)
+                style = ' class="changed"' if value != item.default else ""
+                rows.append(f"<tr{style}><td>{item.name}</td><td>{escape(str(value))}</td></tr>")
     return f"<table>{''.join(rows)}</table>"

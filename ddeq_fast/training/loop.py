@@ -11,40 +11,39 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ddeq_fast import data
 from ddeq_fast.data.augment import jitter
-from ddeq_fast.data.dataset import Batch, Split, generator
-from ddeq_fast.gradients.implicit import jacobian_norm
+from ddeq_fast.data.dataset import Batch, Dataset, Split, generator
+from ddeq_fast.gradients import jacobian_norm
+from ddeq_fast.models import Equilibrium
 from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.solvers import quiet
-from ddeq_fast.training import tasks
+from ddeq_fast.training.build import load_data, make_model
 from ddeq_fast.training.config import Config
+from ddeq_fast.training.metrics import combine, one_line
 from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.training.records import Records, check_empty
-from ddeq_fast.training.run import BEST, LAST, METRICS, check_data, check_info, identity, read_config, read_metrics
+from ddeq_fast.training.run import BEST, LAST, METRICS_FILE, check_data, check_info, identity, read_config, read_metrics
+from ddeq_fast.training.tasks import Task, make_task
 from ddeq_fast.utils import checkpoints, console, tree
 from ddeq_fast.utils.optional import require
 from ddeq_fast.utils.signals import stop_on_signal
-from ddeq_fast.utils.validation import check_device
+from ddeq_fast.utils.validation import choose_device
 
 _GENERATORS = threading.RLock()
 _WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others
+BuildModel = Callable[[Config, Dataset], nn.Module]
 
 
 class Interrupted(Exception):
     """The user asked to stop; the run is saved up to the last whole step."""
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
-    return check_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class Trainer:
@@ -67,9 +66,7 @@ class Trainer:
         OSError: the folder cannot be written.
     """
 
-    def __init__(
-        self, config: Config, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None
-    ):
+    def __init__(self, config: Config, folder: Path, dataset: Dataset | None = None, build: BuildModel | None = None):
         folder = Path(folder)
         check_empty(folder)  # before the data are read
         self._build(config, folder, dataset, build)
@@ -78,7 +75,7 @@ class Trainer:
             self.records.create(config, lambda: self.save(LAST))
 
     @classmethod
-    def resume(cls, folder: Path, dataset: data.Dataset | None = None, build: Callable | None = None) -> Trainer:
+    def resume(cls, folder: Path, dataset: Dataset | None = None, build: BuildModel | None = None) -> Trainer:
         """The run of `folder` where its last checkpoint left it; dataset and build as for a new one.
 
         Raises FileNotFoundError if there is none, ValueError naming the file if one is damaged, of other settings or
@@ -90,7 +87,27 @@ class Trainer:
             trainer._load()
         return trainer
 
+    def _build(self, config: Config, folder: Path, dataset: Dataset | None, build: BuildModel | None) -> None:
+        """All parts, at step zero, and nothing on disk."""
+        self.config, self.folder, self.task = config, folder, make_task(config)
+        self.device = choose_device(local_device(config.device))
+        self.processes = Processes.join(self.device)
+        self.dataset = load_data(config) if dataset is None else dataset
+        with self._randomness(_WEIGHTS):
+            self.model = _model_of(config, self.dataset) if build is None else build(config, self.dataset)
+        self.processes.check(self.model)
+        self.model = self.model.to(self.device)
+        self.parallel = self.processes.wrap(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.steps_per_epoch = math.ceil(len(self.dataset.train) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.step, self.seconds = 0, 0.0
+        self.best: float | None = None
+        self.records = Records(folder, self.processes)
+        self._tensorboard: Any = None
+
     def _load(self) -> None:
+        """The state of the last checkpoint."""
         path, metrics = self.folder / LAST, read_metrics(self.folder)
         tensors, info = checkpoints.load(path)
         checkpoints.unpack_model(tensors, self.model, path)
@@ -102,31 +119,12 @@ class Trainer:
         kept = [entry for entry in metrics if entry["step"] <= self.step]
         if (kept[-1]["step"] if kept else 0) < self.step:
             warnings.warn(
-                f"{self.folder / METRICS} lacks steps before {self.step}, the last checkpoint's", stacklevel=3
+                f"{self.folder / METRICS_FILE} lacks steps before {self.step}, the last checkpoint's", stacklevel=3
             )
         self.records.take_up(kept)
 
-    def _build(self, config, folder, dataset, build):
-        self.config, self.folder, self.task = config, folder, tasks.make(config)
-        self.device = choose_device(local_device(config.device))
-        self.processes = Processes.join(self.device)
-        self.dataset = config.load() if dataset is None else dataset
-        with self._randomness(_WEIGHTS):
-            if build is None:
-                self.model = config.build(self.dataset.dim, self.dataset.classes)
-            else:
-                self.model = build(config, self.dataset)
-        self.processes.check(self.model)
-        self.model = self.model.to(self.device)
-        self.parallel = self.processes.wrap(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.steps_per_epoch = math.ceil(len(self.dataset.train) / config.batch_size)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.step, self.best, self.seconds = 0, None, 0.0
-        self.records, self._writer = Records(folder, self.processes), None
-
     @contextmanager
-    def _randomness(self, *stream: int):
+    def _randomness(self, *stream: int) -> Iterator[None]:
         """Torch's global generators seeded by (seed, stream), and put back afterwards; for one thread at a time."""
         devices = [self.device] if self.device.type == "cuda" else []
         with _GENERATORS, torch.random.fork_rng(devices):
@@ -150,7 +148,10 @@ class Trainer:
         return config.lr * grown * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
 
     def train_step(self, batch: Batch) -> dict:
-        """One optimizer step on a batch, or on this process's share of it; returns the metrics of the whole."""
+        """One optimizer step on a batch, or on this process's share of it; returns the metrics of the whole.
+
+        Raises FloatingPointError if the loss or its gradient are not finite.
+        """
         self.model.train()
         total = len(batch.indices)
         rows = self.processes.share(total)
@@ -160,34 +161,25 @@ class Trainer:
         inputs = tree.select(self.task.inputs(batch, self.step), rows)
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
         share = share_of_batch(total, rows) if self.processes.size > 1 else nullcontext()
-        with self._randomness(_STEP, self.step), share, convergence_in_metrics():
-            out = self.task.run(self.parallel, inputs)
-            loss, parts = self.task.loss(out, inputs)
+        # Metrics count the samples above the tolerance; a warning a step would hide all others.
+        with self._randomness(_STEP, self.step), share, quiet():
+            output = self.task.run(self.parallel, inputs)
+            loss, parts = self.task.loss(output, inputs)
             objective = loss
             if self.config.jacobian > 0:
-                norm = self._jacobian(out.equilibrium, total, rows)
+                norm = self._jacobian(output.equilibrium, total, rows)
                 objective = loss + self.config.jacobian * norm
         if not torch.isfinite(objective):
             raise FloatingPointError(f"loss is {objective.item()} at step {self.step}: try a smaller lr")
         # Processes average their gradients; the batch's is the mean over samples.
-        objective = objective * (mine * self.processes.size / total)
-        lr = self.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        objective.backward()
-        length = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not torch.isfinite(length):  # as are all weights after it, and the next checkpoint
-            raise FloatingPointError(f"the gradient is {length.item()} at step {self.step}: try a smaller lr")
-        self.optimizer.step()
-        self.step += 1
+        lr = self._update(objective * (mine * self.processes.size / total))
         with torch.no_grad():
-            metrics = {"loss": float(loss.detach()), **parts, **self.task.metrics(out, inputs)}
+            metrics = {"loss": float(loss.detach()), **parts, **self.task.metrics(output, inputs)}
         if self.config.jacobian > 0:
             metrics["jacobian"] = float(norm.detach())
-        return {"split": "train", **_mean(self.processes.gather((mine, metrics))), "lr": lr}
+        return {"split": "train", **combine(self.processes.gather((mine, metrics))), "lr": lr}
 
-    def _jacobian(self, equilibrium, total: int, rows) -> torch.Tensor:
+    def _jacobian(self, equilibrium: Equilibrium, total: int, rows: Tensor) -> Tensor:
         """The penalty, with the directions that one process would draw for the whole batch."""
         direction, particles = None, equilibrium.particles
         if self.processes.size > 1:
@@ -195,7 +187,21 @@ class Trainer:
             direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows]
         return jacobian_norm(equilibrium.problem, particles, direction=direction).mean()
 
-    def batches(self):
+    def _update(self, objective: Tensor) -> float:
+        """Step down the gradient of `objective`; returns the learning rate."""
+        lr = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        objective.backward()
+        length = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if not torch.isfinite(length):  # as are all weights after it, and the next checkpoint
+            raise FloatingPointError(f"the gradient is {length.item()} at step {self.step}: try a smaller lr")
+        self.optimizer.step()
+        self.step += 1
+        return lr
+
+    def batches(self) -> Iterator[Batch]:
         """Batches from the present step to the end of its epoch."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         by_length = self.config.batching == "by-length"
@@ -225,22 +231,21 @@ class Trainer:
         """
         main = self.processes.main
         if tensorboard:
-            self._writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
+            self._tensorboard = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
         bar = console.Bar(self.total_steps, self.step, shown=progress and main)
         with self.records.alone(), stop_on_signal() as stopped, bar:
             self.records.check_unchanged()
-            result = self._fit(bar, stopped, shown=progress and main)
-        if self.step < self.total_steps:
-            raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; saved in {self.folder}")
-        return result
+            return self._fit(bar, stopped, shown=progress and main)
 
-    def _fit(self, bar: console.Bar, stopped, shown: bool) -> dict | None:
-        config, result, stop = self.config, None, False
+    def _fit(self, bar: console.Bar, stopped: threading.Event, shown: bool) -> dict:
+        """From the present step to the end, or to where a signal stops it; the metrics of the last evaluation."""
+        config, stop = self.config, False
+        result: dict | None = None
         while self.step < self.total_steps and not stop:
             for batch in self.batches():
                 metrics = self._timed(self.train_step, batch)
                 self._log(metrics)
-                bar.step(brief(metrics))
+                bar.step(one_line(metrics))
                 stop = any(self.processes.gather(stopped.is_set()))
                 if stop:
                     break
@@ -250,23 +255,30 @@ class Trainer:
                 result = self._timed(self.evaluate)
                 self._log(result)
                 if shown:
-                    bar.say(f"epoch {epoch:3d}  {brief(result)}")
-                score = result[self.task.score]
-                if not math.isnan(score) and (self.best is None or self.task.better(result, self.best)):
-                    self.best = score
-                    self.save(BEST)
+                    bar.say(f"epoch {epoch:3d}  {one_line(result)}")
+                self._keep_best(result[self.task.score])
             if stop or finished or (rest == 0 and epoch % config.save_every == 0):
                 self.save(LAST)
-        if self.step == self.total_steps and result is None:
-            last = read_metrics(self.folder)[-1:]
-            result = last[0] if last and last[0]["split"] == "test" else self._timed(self.evaluate)
-        return result
+        if self.step < self.total_steps:
+            raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; saved in {self.folder}")
+        return self._last_result() if result is None else result
+
+    def _keep_best(self, score: float) -> None:
+        """Write a checkpoint if no evaluation before had a better score."""
+        if not math.isnan(score) and (self.best is None or self.task.better(score, self.best)):
+            self.best = score
+            self.save(BEST)
+
+    def _last_result(self) -> dict:
+        """The evaluation of a run that had been finished before, or one of this moment."""
+        last = read_metrics(self.folder)[-1:]
+        return last[0] if last and last[0]["split"] == "test" else self._timed(self.evaluate)
 
     def evaluate(self) -> dict:
         """Metrics of the model on the test split."""
         return {"split": "test", **evaluate(self.task, self.model, self.dataset.test, self.device, self.processes)}
 
-    def _timed(self, work, *arguments):
+    def _timed(self, work: Callable[..., dict], *arguments: Any) -> dict:
         """The result of `work`, its time added to that of the run."""
         started = time.perf_counter()
         result = work(*arguments)
@@ -274,17 +286,23 @@ class Trainer:
         return result
 
     def _log(self, metrics: dict) -> None:
+        """Add metrics of the present step to the records."""
         if not self.processes.main:
             return
-        entry = {"step": self.step, "seconds": round(self.seconds, 3), **metrics}
-        self.records.log(entry)
-        for key in metrics.keys() - {"split"} if self._writer is not None else ():
-            self._writer.add_scalar(f"{key}/{metrics['split']}", metrics[key], self.step)
+        self.records.log({"step": self.step, "seconds": round(self.seconds, 3), **metrics})
+        if self._tensorboard is not None:
+            for name in metrics.keys() - {"split"}:
+                self._tensorboard.add_scalar(f"{name}/{metrics['split']}", metrics[name], self.step)
+
+
+def _model_of(config: Config, dataset: Dataset) -> nn.Module:
+    """The model of the settings, for the clouds and labels of this data set."""
+    return make_model(config, dataset.dim, dataset.classes)
 
 
 @torch.no_grad()
 def evaluate(
-    task: tasks.Task,
+    task: Task,
     model: nn.Module,
     split: Split,
     device: torch.device,
@@ -298,44 +316,10 @@ def evaluate(
     for number in processes.share(len(order)).tolist():
         batch = split.batch(order[number])
         inputs = tree.apply(lambda t: t.to(device), task.inputs(batch, None))
-        with convergence_in_metrics():
+        with quiet():
             out = task.run(model, inputs)
         loss, made_of = task.loss(out, inputs)
-        parts.append((len(batch.indices), {"loss": float(loss), **made_of, **task.results(out, inputs)}))
-    return _mean([part for some in processes.gather(parts) for part in some])
-
-
-def _mean(parts: list[tuple[int, dict]]) -> dict:
-    """Means over samples of the metrics of (samples, metrics), largest values of those named worst_..."""
-    parts = [(n, part) for n, part in parts if n]
-    total = sum(n for n, _ in parts)
-    return {
-        key: max(part[key] for _, part in parts)
-        if key.startswith("worst_")
-        else sum(n * part[key] for n, part in parts) / total
-        for key in parts[0][1]
-    }
-
-
-def convergence_in_metrics():
-    """A context without warnings of samples above the tolerance, in this thread alone.
-
-    Metrics count them, and a warning a step would hide the rest.
-    """
-    return quiet()
-
-
-_SHORT = {
-    "loss": "loss {:.3f}",
-    "accuracy": "accuracy {:.2%}",
-    "chamfer": "Chamfer {:.4f}",
-    "mmd": "MMD^2 {:.5f}",
-    "evaluations": "evaluations {:.1f}",
-    "worst_residual": "residual {:.1e}",
-}
-
-
-def brief(metrics: dict) -> str:
-    """The metrics in one line for people; residuals are MMD(Z, F(Z)) relative to the start."""
-    words = [text.format(metrics[key]) for key, text in _SHORT.items() if key in metrics]
-    return f"{metrics['split']}: {'  '.join(words)}"
+        parts.append(
+            (len(batch.indices), {"loss": float(loss), **made_of, **task.metrics(out, inputs, evaluation=True)})
+        )
+    return combine([part for some in processes.gather(parts) for part in some])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,68 +14,64 @@ from torch import Tensor
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data.dataset import Batch
 from ddeq_fast.models import Classifier, Completer
-from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward
-from ddeq_fast.training import Trainer, convergence_in_metrics, read_metrics
-from ddeq_fast.training.tasks import Partial
+from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward, quiet
+from ddeq_fast.training.loop import Trainer
+from ddeq_fast.training.metrics import METRICS, Metric
+from ddeq_fast.training.run import read_metrics
+from ddeq_fast.training.tasks import CompletionTask, Partial
 from ddeq_fast.utils import drawing, tree
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
 
 
-_PANELS = (
-    ("loss", "loss"),
-    ("accuracy", "error (1 - accuracy)"),
-    ("chamfer", "Chamfer distance"),
-    ("mmd", "squared MMD"),
-    ("evaluations", "evaluations of F a solve"),
-    ("worst_residual", "largest relative MMD residual"),
-)
-
-
 def curves(metrics: list[dict], path: Path) -> None:
-    """Loss, results, evaluations a solve and residual against the training step, as a PNG.
+    """The metrics that have a curve, of training and of held-out clouds, against the training step; a PNG.
 
     `metrics` are the entries of a run's metrics.jsonl.
     """
-    panels = [panel for panel in _PANELS if panel[0] in metrics[-1]]
-    rows = (len(panels) + 1) // 2
+    drawn = [metric for metric in METRICS.values() if metric.curve and metric.name in metrics[-1]]
+    rows = (len(drawn) + 1) // 2
     figure, axes = drawing.figure(rows, 2, 9, 3 * rows)
-    for axis, panel in zip_longest(axes.flat, panels):
-        if panel is None:
-            axis.axis("off")
-            continue
-        key, label = panel
-        log = key != "evaluations" and all(entry[key] > 0 for entry in metrics if key != "accuracy" and key in entry)
-        for split, colour in (("train", _BLUE), ("test", _ORANGE)):
-            entries = [entry for entry in metrics if entry["split"] == split and key in entry]
-            steps = [entry["step"] for entry in entries]
-            values = [1 - entry[key] if key == "accuracy" else entry[key] for entry in entries]
-            if log:  # an error of zero has no place on the axis: leave a gap
-                values = [value if value > 0 else float("nan") for value in values]
-            if split == "train":
-                axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-                axis.plot(steps, _smoothed(values), color=colour, label="train, running mean")
-            else:
-                axis.plot(steps, values, color=colour, marker="o", markersize=3, label="test")
-                if "partial_" + key in metrics[-1]:
-                    axis.axhline(entries[-1]["partial_" + key], color=_GREY, linestyle="--", label="partial input")
-        axis.set(xlabel="step", ylabel=label, yscale="log" if log else "linear")
-        axis.grid(alpha=0.3)
-        if not log:  # numbers as they are, also where they hardly differ
-            axis.ticklabel_format(useOffset=False)
-    for axis in axes.flat[: len(panels)]:
-        axis.legend(fontsize="small") if axis is axes[0, 0] or axis.get_lines()[-1].get_linestyle() == "--" else None
+    for axis, metric in zip(axes.flat, drawn, strict=False):
+        _draw_curves(axis, metric, metrics)
+    axes[0, 0].legend(fontsize="small")
+    for axis in axes.flat[len(drawn) :]:
+        axis.axis("off")
     drawing.write_png(figure, path)
+
+
+def _draw_curves(axis: Any, metric: Metric, metrics: list[dict]) -> None:
+    entries = [entry for entry in metrics if metric.name in entry]
+    train, test = ([entry for entry in entries if entry["split"] == split] for split in ("train", "test"))
+    # An error of zero has no place on a logarithmic axis, and becomes a gap; more than a gap needs a linear one.
+    log = metric.log and (metric.higher_is_better or all(entry[metric.name] > 0 for entry in entries))
+
+    def values(of: list[dict]) -> list[float]:
+        found = [metric.drawn(entry[metric.name]) for entry in of]
+        return [value if value > 0 else math.nan for value in found] if log else found
+
+    if train:
+        steps = [entry["step"] for entry in train]
+        axis.plot(steps, values(train), color=_BLUE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, _smoothed(values(train)), color=_BLUE, label="train, running mean")
+    axis.plot([entry["step"] for entry in test], values(test), color=_ORANGE, marker="o", markersize=3, label="test")
+    if metric.partial in metrics[-1]:
+        axis.axhline(metrics[-1][metric.partial], color=_GREY, linestyle="--", label="partial input")
+        axis.legend(fontsize="small")
+    axis.set(xlabel="step", ylabel=metric.curve, yscale="log" if log else "linear")
+    axis.grid(alpha=0.3)
+    if not log:  # numbers as they are, also where they hardly differ
+        axis.ticklabel_format(useOffset=False)
 
 
 def _smoothed(values: list[float], share: float = 0.05) -> list[float]:
     """Exponential running mean, corrected for its start; gaps are skipped."""
     result, total, weight = [], 0.0, 0.0
     for value in values:
-        if value == value:
+        if not math.isnan(value):
             total, weight = (1 - share) * total + share * value, (1 - share) * weight + share
-        result.append(total / weight if weight else float("nan"))
+        result.append(total / weight if weight else math.nan)
     return result
 
 
@@ -90,7 +87,7 @@ def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tupl
         visited.append(z)
         return transport(z, context, weights)
 
-    start = model.ddeq.start.expand(len(batch.labels), -1, -1)
+    start = model.ddeq.get_buffer("start").expand(len(batch.labels), -1, -1)
     solution = solver.solve(Pushforward(recorded), start)
     problem = Pushforward(transport, context)
     squared = torch.stack([problem.squared_mmd(z, problem.image(z), solver.kernel) for z in visited])
@@ -133,7 +130,7 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
 
 def completion(model: Completer, inputs: Partial, path: Path) -> None:
     """For each cloud of a small batch: partial cloud, its completion, and the whole cloud, side by side; a PNG."""
-    with torch.no_grad(), convergence_in_metrics():
+    with torch.no_grad(), quiet():
         output = model.eval().cpu()(*inputs.clouds, noise=inputs.noise)
     observed = PointClouds(output.points, output.weights * output.observed)
     new = PointClouds(output.points, output.weights * ~output.observed)
@@ -153,22 +150,22 @@ def completion(model: Completer, inputs: Partial, path: Path) -> None:
 def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 5) -> None:
     """New points on their way from random places to a completed cloud, lowered to the plane, a row a cloud; a PNG."""
     model = model.eval().cpu()
-    seeds = model.sow(*inputs.clouds, inputs.noise)
-    with convergence_in_metrics():
-        output = model(*inputs.clouds, seeds=seeds)
+    start = model.draw_start(*inputs.clouds, inputs.noise)
+    with quiet():
+        output = model(*inputs.clouds, start=start)
     visited = []
-    z0 = torch.where(seeds.mask[..., None], model.lift(seeds.points), 0)
+    particles = torch.where(start.mask[..., None], model.lift(start.points), 0)
     model.ddeq.solver.solve(
-        output.equilibrium.problem, z0, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
+        output.equilibrium.problem, particles, callback=lambda step, z, _: visited.append((step, model.lift.inverse(z)))
     )
     first = torch.linspace(0, len(visited) - 1, shown).round().int().tolist()
     panels = [(f"step {visited[k][0]}", visited[k][1]) for k in sorted(set(first))]
     panels.append(("completed", model.lift.inverse(output.equilibrium.particles)))
-    figure, axes = drawing.figure(len(z0), len(panels), 2 * len(panels), 2 * len(z0))
+    figure, axes = drawing.figure(len(particles), len(panels), 2 * len(panels), 2 * len(particles))
     for i, row in enumerate(axes):
         for axis, (title, points) in zip(row, panels, strict=True):
             _draw_points(axis, inputs.clouds, i, _GREY)
-            _draw_points(axis, PointClouds(points, seeds.weights), i, _ORANGE)
+            _draw_points(axis, PointClouds(points, start.weights), i, _ORANGE)
             if i == 0:
                 axis.set_title(title, fontsize="medium")
         _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])
@@ -198,15 +195,15 @@ def _draw_input(axis, points: Tensor, weights: Tensor) -> None:
 def pictures(trainer: Trainer) -> dict[Path, Callable[[], None]]:
     """The pictures of a run, by the file in its folder that each is written to when called."""
     folder, test, model = trainer.folder, trainer.dataset.test, trainer.model
-    count = 8 if trainer.config.task == "complete" else 3
-    first = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:count]]
-    batch = test.batch(torch.tensor(first))
-    drawn = {"curves.png": lambda path: curves(read_metrics(folder), path)}
-    if trainer.config.task == "complete":
+    completing = isinstance(trainer.task, CompletionTask)
+    labels = test.labels.unique()[: 8 if completing else 3]
+    batch = test.batch(torch.stack([(test.labels == label).nonzero()[0, 0] for label in labels]))
+    drawn: dict[str, Callable[[Path], None]] = {"curves.png": lambda path: curves(read_metrics(folder), path)}
+    if completing and isinstance(model, Completer):
         inputs = trainer.task.inputs(batch, None)
-        few = tree.select(inputs, torch.arange(min(4, len(first))))
+        few = tree.select(inputs, torch.arange(min(4, len(labels))))
         drawn["completion.png"] = lambda path: completion(model, inputs, path)
         drawn["flow.png"] = lambda path: completion_flow(model, few, path)
-    else:
+    elif isinstance(model, Classifier):
         drawn["equilibrium.png"] = lambda path: equilibrium(model, batch, path)
     return {folder / name: partial(draw, folder / name) for name, draw in drawn.items()}

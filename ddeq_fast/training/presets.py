@@ -15,7 +15,7 @@ class Preset(NamedTuple):
 # Sizes and steps of Geuter et al. 2025 and their code: 128 dimensions, 32 heads, 200 flow steps, batches of 64.
 _PAPER = {
     "dim_z": 128,
-    "heads": 32,
+    "num_heads": 32,
     "dim_lift": 16,
     "dim_hidden": 512,
     "solver": "flow",
@@ -50,7 +50,7 @@ PRESETS = {
             "intensity": "none",
             "jitter": 0.03,
             "growth": 1.2,
-            "seeds": "even",
+            "start": "even",
             "chamfer": 1.0,
             "dim_z": 64,
             "dim_lift": 32,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,9 +29,10 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not distributed.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            options = {"device_id": device} if device.type == "cuda" else {}
-            distributed.init_process_group(backend, timeout=TIMEOUT, **options)
+            on_gpu = device.type == "cuda"
+            distributed.init_process_group(
+                "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device if on_gpu else None
+            )
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
@@ -42,11 +44,11 @@ class Processes:
         """Which of n samples are this process's, (m,); some process may have none."""
         return torch.arange(self.rank, n, self.size)
 
-    def gather(self, item) -> list:
+    def gather(self, item: Any) -> list:
         """The items of all processes, in their order."""
         if self.size == 1:
             return [item]
-        items = [None] * self.size
+        items: list[Any] = [None] * self.size
         distributed.all_gather_object(items, item)
         return items
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.processes import Processes
-from ddeq_fast.training.run import BEST, CONFIG, LAST, LOCK, METRICS, is_empty, line
-from ddeq_fast.utils import checkpoints, locks
+from ddeq_fast.training.run import BEST, CONFIG_FILE, LAST, LOCK, METRICS_FILE, is_empty, line
+from ddeq_fast.utils import checkpoints, files, locks
 
 
 def check_empty(folder: Path) -> None:
@@ -26,17 +26,19 @@ class Records:
 
     def __init__(self, folder: Path, processes: Processes):
         self.folder, self.processes = folder, processes
-        self._last = None
+        # Checksum of the last checkpoint that was read or written here.
+        self._last: str | None = None
 
     @contextmanager
-    def alone(self):
+    def alone(self) -> Iterator[None]:
         """No other job writes to the folder meanwhile; raises InUse if one does, OSError if it cannot be written."""
-        with ExitStack() as held:
+        with ExitStack() as stack:
             lock = locks.alone(self.folder / LOCK, f"run folder {self.folder}")
-            self._main(lambda: held.enter_context(lock))
+            self._main(lambda: stack.enter_context(lock))
             yield
 
     def _main(self, work: Callable[[], object]) -> None:
+        """Do it in the main process; what goes wrong there is raised in all."""
         failure = None
         if self.processes.main:
             try:
@@ -48,6 +50,7 @@ class Records:
             raise failure
 
     def make_folder(self) -> None:
+        """The folder of a new run, with those around it."""
         self._main(lambda: self.folder.mkdir(parents=True, exist_ok=True))
 
     def create(self, config: Config, save: Callable[[], None]) -> None:
@@ -57,9 +60,9 @@ class Records:
             check_empty(self.folder)
             self._tidy()
             save()
-            checkpoints.write_atomically(self.folder / METRICS, b"")
+            files.write_atomically(self.folder / METRICS_FILE, b"")
             # Last: a run is there from now on.
-            checkpoints.write_atomically(self.folder / CONFIG, config.to_json().encode())
+            files.write_atomically(self.folder / CONFIG_FILE, config.to_json().encode())
 
         self._main(work)
 
@@ -69,12 +72,13 @@ class Records:
         def work():
             self._last = checkpoints.recorded_checksum(self.folder / LAST)
             self._tidy()
-            checkpoints.write_atomically(self.folder / METRICS, "".join(map(line, entries)).encode())
+            files.write_atomically(self.folder / METRICS_FILE, "".join(map(line, entries)).encode())
 
         self._main(work)
 
     def _tidy(self) -> None:
-        checkpoints.remove_leftovers(*(self.folder / name for name in (CONFIG, METRICS, LAST, BEST)))
+        """Delete what killed writes left behind."""
+        files.remove_leftovers(*(self.folder / name for name in (CONFIG_FILE, METRICS_FILE, LAST, BEST)))
 
     def check_unchanged(self) -> None:
         """Raises ValueError if another job has written the last checkpoint since this one did, or read it."""
@@ -88,7 +92,7 @@ class Records:
 
     def save(self, name: str, tensors: dict[str, Tensor], info: dict) -> None:
         """Write a checkpoint, and have the metrics up to it on disk first; called in the main process alone."""
-        path = self.folder / METRICS
+        path = self.folder / METRICS_FILE
         if path.exists():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -98,7 +102,7 @@ class Records:
 
     def log(self, entry: dict) -> None:
         """Add an entry to the metrics; called in the main process alone."""
-        path = self.folder / METRICS
+        path = self.folder / METRICS_FILE
         try:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(line(entry))

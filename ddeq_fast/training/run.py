@@ -6,15 +6,17 @@ import json
 import math
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ddeq_fast import data
+from ddeq_fast.data.dataset import Dataset, Split
+from ddeq_fast.training.build import make_model
 from ddeq_fast.training.config import Config
 from ddeq_fast.utils import checkpoints
 
-CONFIG, METRICS, LAST, BEST = "config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"
+CONFIG_FILE, METRICS_FILE, LAST, BEST = "config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"
 # Held by who writes there; see `locks`.
 LOCK = ".lock"
 # Settings of the machine, which may change from one start to the next.
@@ -30,7 +32,7 @@ def line(entry: dict) -> str:
 
 def read_config(folder: Path) -> Config:
     """The settings of a run; raises FileNotFoundError if `folder` holds none, ValueError naming a damaged file."""
-    path = Path(folder) / CONFIG
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no run: {path} is missing")
     try:
@@ -45,7 +47,7 @@ def read_metrics(folder: Path) -> list[dict]:
 
     Raises ValueError naming file and line where one is no entry, or of an earlier step than the one before.
     """
-    path = Path(folder) / METRICS
+    path = Path(folder) / METRICS_FILE
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     entries = []
     for number, text in enumerate(lines, start=1):
@@ -66,15 +68,19 @@ def read_metrics(folder: Path) -> list[dict]:
     return entries
 
 
-def _is_entry(entry) -> bool:
+def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or entry.get("split") not in ("train", "test") or "seconds" not in entry:
         return False
     numbers = all(_is_number(value) for key, value in entry.items() if key != "split")
     return numbers and isinstance(entry.get("step"), int) and entry["step"] >= 0
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_empty(folder: Path) -> bool:
@@ -82,21 +88,21 @@ def is_empty(folder: Path) -> bool:
 
     Raises FileExistsError if what is there can neither be continued nor be overwritten without a loss.
     """
-    missing = [name for name in (CONFIG, LAST) if not (folder / name).exists()]
+    missing = [name for name in (CONFIG_FILE, LAST) if not (folder / name).exists()]
     if not missing:
         return False
-    kept = [name for name in (BEST, METRICS) if (folder / name).exists() and (folder / name).stat().st_size]
+    kept = [name for name in (BEST, METRICS_FILE) if (folder / name).exists() and (folder / name).stat().st_size]
     if kept:
         raise FileExistsError(f"{folder} holds {kept[0]} of a run, but no {missing[0]}: choose another --run")
     return True
 
 
-def identity(config: Config, dataset: data.Dataset) -> dict:
+def identity(config: Config, dataset: Dataset) -> dict:
     """What a checkpoint shares with the run that continues it: settings, and the data by which they are recognised."""
     return {"config": asdict(config), "data": {"train": _portrait(dataset.train), "test": _portrait(dataset.test)}}
 
 
-def _portrait(split: data.Split) -> dict:
+def _portrait(split: Split) -> dict:
     """Size and labels of a split, and size and first point of some clouds."""
     places = torch.linspace(0, len(split) - 1, min(len(split), _RECOGNISED)).long().tolist()
     return {
@@ -113,9 +119,10 @@ def check_info(info: dict, config: Config, path: Path, total_steps: int | None =
     if not isinstance(step, int) or isinstance(step, bool) or step < 0 or step > (total_steps or step):
         end = "" if total_steps is None else f" of a run of {total_steps} steps"
         raise ValueError(f"{path} is damaged: it is after step {step!r}{end}")
-    for name, value in (("best", best), ("seconds", seconds)):
-        if not (name == "best" and value is None) and not (_is_number(value) and math.isfinite(value)):
-            raise ValueError(f"{path} is damaged: its {name} is {value!r}")
+    if best is not None and not _is_finite(best):
+        raise ValueError(f"{path} is damaged: its best is {best!r}")
+    if not _is_finite(seconds):
+        raise ValueError(f"{path} is damaged: its seconds is {seconds!r}")
     there = Config.from_json(json.dumps(info.get("config")), path)
     other = [
         f"{item.name} {getattr(there, item.name)!r}, not {getattr(config, item.name)!r}"
@@ -123,10 +130,10 @@ def check_info(info: dict, config: Config, path: Path, total_steps: int | None =
         if item.name not in _MACHINE and getattr(there, item.name) != getattr(config, item.name)
     ]
     if other:
-        raise ValueError(f"{path} is of a run with other settings than {CONFIG}: {', '.join(other[:8])}")
+        raise ValueError(f"{path} is of a run with other settings than {CONFIG_FILE}: {', '.join(other[:8])}")
 
 
-def check_data(info: dict, dataset: data.Dataset, path: Path) -> None:
+def check_data(info: dict, dataset: Dataset, path: Path) -> None:
     """Raises ValueError naming `path` if its run was trained on other data; rounding may differ between machines."""
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         here = _portrait(split)
@@ -141,11 +148,11 @@ def check_data(info: dict, dataset: data.Dataset, path: Path) -> None:
             raise ValueError(f"{path} is of a run on other data than {dataset.name}: its {what} clouds differ")
 
 
-def load_model(folder: Path, checkpoint: str, dataset: data.Dataset) -> nn.Module:
+def load_model(folder: Path, checkpoint: str, dataset: Dataset) -> nn.Module:
     """The model of a run from "last" or "best", in evaluation mode on the CPU."""
     config, path = read_config(folder), Path(folder) / {"last": LAST, "best": BEST}[checkpoint]
     tensors, info = checkpoints.load(path)
-    model = config.build(dataset.dim, dataset.classes)
+    model = make_model(config, dataset.dim, dataset.classes)
     checkpoints.unpack_model(tensors, model, path)
     check_info(info, config, path)
     return model.eval()

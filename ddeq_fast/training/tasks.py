@@ -2,73 +2,64 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddeq_fast.clouds import PointClouds, packed, spread_normal
+from ddeq_fast.clouds import PointClouds, compact, spread_normal
 from ddeq_fast.data.dataset import Batch, generator
 from ddeq_fast.distances.chamfer import chamfer
 from ddeq_fast.distances.entropy import kde_entropy
-from ddeq_fast.models import missing_points
-from ddeq_fast.solvers import SolveInfo
+from ddeq_fast.models import Classification, Completion, missing_points
 from ddeq_fast.sums.mmd import squared_mmd
+from ddeq_fast.training.build import make_removal
 from ddeq_fast.training.config import Config
+from ddeq_fast.training.metrics import METRICS, SOLVE, measure
 
 # Streams of random numbers; a step's others are in `loop`.
-OBSERVED, SEEDS, EVALUATION = 10, 11, 12
+OBSERVED, START, EVALUATION = 10, 11, 12
 
 
 class Task:
     """A task on batches of clouds.
 
     Inputs are tuples of tensors with the batch axis first; outputs have an attribute `equilibrium`, None for models
-    that have none. Metrics are means over samples, but for those named worst_...; `score` names the one whose largest
-    value (least if `lower_is_better`) makes the best checkpoint.
+    that have none. What is measured is named, from the table of `metrics`:
+
+    reported: in every step, cheap enough for that.
+    results: of an evaluation.
+    score: the one whose best value makes the best checkpoint.
     """
 
-    score: str
-    lower_is_better = False
+    reported: tuple[str, ...] = SOLVE
+    results: tuple[str, ...] = SOLVE
+    score: str = "loss"
 
     def __init__(self, config: Config):
         self.config = config
 
-    def inputs(self, batch: Batch, step: int | None):
+    def inputs(self, batch: Batch, step: int | None) -> Any:
         """What the model and the loss need of a batch; random parts are a function of (seed, step) alone, or, for
         step None, of (seed, index of the cloud)."""
         raise NotImplementedError
 
-    def run(self, model: nn.Module, inputs):
+    def run(self, model: nn.Module, inputs: Any) -> Any:
         """The output of the model."""
         raise NotImplementedError
 
-    def loss(self, output, inputs) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss over the batch, and what it is made of, to be reported."""
+    def loss(self, output: Any, inputs: Any) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss over the batch, and metrics that it is made of."""
         raise NotImplementedError
 
-    def better(self, metrics: dict, best: float) -> bool:
-        """Whether these metrics beat the best score so far."""
-        return metrics[self.score] < best if self.lower_is_better else metrics[self.score] > best
+    def metrics(self, output: Any, inputs: Any, evaluation: bool = False) -> dict[str, float]:
+        """What is measured of a batch besides: in training, or in an evaluation."""
+        return measure(self.results if evaluation else self.reported, output, inputs)
 
-    def metrics(self, output, inputs) -> dict[str, float]:
-        """What is reported besides, cheap enough for every step."""
-        info = None if output.equilibrium is None else output.equilibrium.info
-        return {} if info is None else _solve_metrics(info)
-
-    def results(self, output, inputs) -> dict[str, float]:
-        """What an evaluation reports in place of `metrics`."""
-        return self.metrics(output, inputs)
-
-
-def _solve_metrics(info: SolveInfo) -> dict[str, float]:
-    return {
-        "evaluations": float(info.evaluations.double().mean()),
-        "residual": float(info.residual.mean()),
-        "worst_residual": float(info.residual.max()),
-        "converged": float(info.converged.double().mean()),
-    }
+    def better(self, value: float, best: float) -> bool:
+        """Whether this score beats the best one so far."""
+        return METRICS[self.score].better(value, best)
 
 
 class Labelled(NamedTuple):
@@ -78,23 +69,20 @@ class Labelled(NamedTuple):
     labels: Tensor
 
 
-class Classification(Task):
+class ClassificationTask(Task):
     """Labels of clouds; cross-entropy."""
 
+    reported = results = ("accuracy", *SOLVE)
     score = "accuracy"
 
-    def inputs(self, batch, step):
+    def inputs(self, batch: Batch, step: int | None) -> Labelled:
         return Labelled(batch.clouds, batch.labels)
 
-    def run(self, model, inputs):
+    def run(self, model: nn.Module, inputs: Labelled) -> Classification:
         return model(*inputs.clouds)
 
-    def loss(self, output, inputs):
+    def loss(self, output: Classification, inputs: Labelled) -> tuple[Tensor, dict[str, float]]:
         return F.cross_entropy(output.logits, inputs.labels), {}
-
-    def metrics(self, output, inputs):
-        hits = output.logits.argmax(1) == inputs.labels
-        return {"accuracy": float(hits.double().mean()), **super().metrics(output, inputs)}
 
 
 class Partial(NamedTuple):
@@ -105,68 +93,66 @@ class Partial(NamedTuple):
     noise: Tensor
 
 
-class Completion(Task):
+class CompletionTask(Task):
     """Whole clouds from their observed parts.
 
     The loss is the squared MMD to the whole, plus a multiple of the Chamfer distance, less one of the entropy of
     the new points.
     """
 
+    reported = SOLVE
+    results = ("chamfer", "mmd", "partial_chamfer", "partial_mmd", *SOLVE)
     score = "chamfer"
-    lower_is_better = True
 
-    def inputs(self, batch, step):
-        whole, seed = batch.clouds, self.config.seed
-        removal = self.config.removal()
-        if step is None:
-            draws = [generator(seed, EVALUATION, index) for index in batch.indices.tolist()]
+    def inputs(self, batch: Batch, step: int | None) -> Partial:
+        seed = self.config.seed
+        draws = [generator(seed, EVALUATION, i) for i in batch.indices.tolist()] if step is None else []
+        clouds = self._observed(batch.clouds, step, draws)
+        missing = missing_points(clouds.weights, self.config.growth)
+        return Partial(clouds, batch.clouds, self._noise(clouds.points, missing, step, draws))
+
+    def _observed(self, whole: PointClouds, step: int | None, draws: list[torch.Generator]) -> PointClouds:
+        """The observed parts of clouds, drawn together in this step, or, for step None, each by its own generator."""
+        removal = make_removal(self.config)
+        if step is not None:
+            observed = removal(whole, generator(self.config.seed, OBSERVED, step))
+        else:
             observed = torch.zeros_like(whole.mask)
             for i, (draw, n) in enumerate(zip(draws, whole.mask.sum(1).tolist(), strict=True)):
                 observed[i, :n] = removal(whole.points[i, :n], draw)
-        else:
-            observed = removal(whole, generator(seed, OBSERVED, step))
-        clouds = packed(whole.points, whole.weights * observed)
-        missing = missing_points(clouds.weights, self.config.growth)
-        noise = whole.points.new_zeros(len(missing), int(missing.max()), whole.points.shape[2])
-        if self.config.seeds == "even":
-            noise = spread_normal(*noise.shape[1:]).to(noise).expand_as(noise)
-        elif step is None:
-            for i, (draw, n) in enumerate(zip(draws, missing.tolist(), strict=True)):
-                noise[i, :n] = torch.randn(n, noise.shape[2], generator=draw)
-        else:
-            noise = torch.randn(noise.shape, generator=generator(seed, SEEDS, step)).to(noise)
-        return Partial(clouds, whole, noise)
+        return compact(whole.points, whole.weights * observed)
 
-    def run(self, model, inputs):
+    def _noise(self, like: Tensor, missing: Tensor, step: int | None, draws: list[torch.Generator]) -> Tensor:
+        """Where `missing` (B,) new points of each cloud start, (B, n, d), standard normal; drawn as in `_observed`."""
+        noise = like.new_zeros(len(missing), int(missing.max()), like.shape[2])
+        if self.config.start == "even":
+            return spread_normal(*noise.shape[1:]).to(noise).expand_as(noise)
+        if step is not None:
+            return torch.randn(noise.shape, generator=generator(self.config.seed, START, step)).to(noise)
+        for i, (draw, n) in enumerate(zip(draws, missing.tolist(), strict=True)):
+            noise[i, :n] = torch.randn(n, noise.shape[2], generator=draw)
+        return noise
+
+    def run(self, model: nn.Module, inputs: Partial) -> Completion:
         return model(*inputs.clouds, noise=inputs.noise)
 
-    def loss(self, output, inputs):
+    def loss(self, output: Completion, inputs: Partial) -> tuple[Tensor, dict[str, float]]:
         whole = inputs.whole
         loss = squared_mmd(output.points, whole.points, x_weights=output.weights, y_weights=whole.weights).mean()
         parts = {"mmd": float(loss.detach())}
         if self.config.chamfer > 0:
-            distance = chamfer(output.points, whole.points, output.weights > 0, whole.mask).mean()
+            distance = chamfer(output.points, whole.points, x_mask=output.weights > 0, y_mask=whole.mask).mean()
             parts["chamfer"] = float(distance.detach())
             loss = loss + self.config.chamfer * distance
         if self.config.entropy > 0:
             new = (output.weights > 0) & ~output.observed
-            loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, new).mean()
+            loss = loss - self.config.entropy * kde_entropy(output.points, self.config.bandwidth, mask=new).mean()
         return loss, parts
 
-    def results(self, output, inputs):
-        """Chamfer distance and squared MMD to the whole cloud, and those of the partial cloud."""
-        result = {}
-        for prefix, cloud in (("", PointClouds(output.points, output.weights)), ("partial_", inputs.clouds)):
-            distances = chamfer(cloud.points, inputs.whole.points, cloud.mask, inputs.whole.mask)
-            weights = {"x_weights": cloud.weights, "y_weights": inputs.whole.weights}
-            discrepancies = squared_mmd(cloud.points, inputs.whole.points, **weights)
-            result |= {f"{prefix}chamfer": float(distances.mean()), f"{prefix}mmd": float(discrepancies.mean())}
-        return {**result, **super().results(output, inputs)}
+
+TASKS: dict[str, type[Task]] = {"classify": ClassificationTask, "complete": CompletionTask}
 
 
-TASKS = {"classify": Classification, "complete": Completion}
-
-
-def make(config: Config) -> Task:
+def make_task(config: Config) -> Task:
     """The task of these settings."""
     return TASKS[config.task](config)

@@ -7,67 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ddeq_fast.utils import files
 from ddeq_fast.utils.optional import require
 
 _INFO, _CHECKSUM = "ddeq_fast", "sha256"
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file by `content`, or leave it as it was: a crash half-way loses nothing.
-
-    Raises OSError naming `path`, with the disk full for example; nothing else is left behind then.
-    """
-    path = Path(path)
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:  # it names the temporary file, or none
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    _keep_entries(path.parent)
-
-
-def _keep_entries(folder: Path) -> None:
-    """Have the folder's entries on disk, where the system can do that: a new name is an entry."""
-    if os.name == "posix":
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def remove_leftovers(*paths: Path) -> None:
-    """Delete what `write_atomically` left beside these files when it was killed; for their only writer."""
-    for path in paths:
-        temporary = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
-        for name in os.listdir(path.parent):
-            if temporary.fullmatch(name):
-                with suppress(OSError):
-                    os.unlink(path.parent / name)
 
 
 def checksum(tensors: dict[str, Tensor], text: str = "") -> str:
@@ -76,7 +26,7 @@ def checksum(tensors: dict[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -98,7 +48,7 @@ def save(path: Path, tensors: dict[str, Tensor], info: dict) -> str:
         memory.add(start)
     found = checksum(plain, text)
     # One entry: safetensors writes several in any order, and equal checkpoints are to be equal files.
-    write_atomically(path, encode(plain, metadata={_INFO: json.dumps({_CHECKSUM: found, **info})}))
+    files.write_atomically(path, encode(plain, metadata={_INFO: json.dumps({_CHECKSUM: found, **info})}))
     return found
 
 
@@ -194,12 +144,13 @@ def unpack_optimizer(
     tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, path: Path
 ) -> None:
     """Put the optimizer's state among `tensors` back; raises ValueError naming `path` and what does not fit."""
-    parameters, state = dict(model.named_parameters()), {}
+    parameters = dict(model.named_parameters())
+    state: dict[str, dict[str, Tensor]] = {}
     for entry, value in tensors.items():
         if entry.startswith("optimizer."):
             name, _, key = entry[len("optimizer.") :].rpartition(":")
             state.setdefault(name, {})[key] = value
-    keys = set().union(*state.values())
+    keys = {key for entries in state.values() for key in entries}
     wrong = sorted(state.keys() - parameters.keys())
     for name in sorted(state.keys() & parameters.keys()):
         wrong += sorted(f"{name}:{key} is missing" for key in keys - state[name].keys())

@@ -7,8 +7,9 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from ddeq_fast.utils.checkpoints import write_atomically
+from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.optional import require
 
 
@@ -31,8 +32,11 @@ def load_matplotlib() -> None:
             matplotlib.rcParams["backend"] = backend
 
 
-def figure(rows: int, columns: int, width: float, height: float):
-    """(figure, array (rows, columns) of axes), sizes in inches."""
+def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """A figure that needs no screen, and the array (rows, columns) of its axes; sizes in inches.
+
+    Raises ImportError if matplotlib is missing.
+    """
     load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,8 +46,8 @@ def figure(rows: int, columns: int, width: float, height: float):
     return made, made.subplots(rows, columns, squeeze=False)
 
 
-def write_png(made, path: Path) -> None:
-    """Write a figure as a PNG, atomically."""
+def write_png(made: Any, path: Path) -> None:
+    """Write a figure as a PNG, atomically; raises OSError naming `path` if it cannot be written."""
     content = io.BytesIO()
     made.savefig(content, format="png")
     write_atomically(path, content.getvalue())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +21,7 @@ class InUse(OSError):
 
 
 @contextmanager
-def alone(path: Path, what: str):
+def alone(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path`, which is made, and deleted afterwards.
 
     The system lets go of it when the process ends, however that comes; a file left behind locks nothing. Where the
@@ -63,16 +65,16 @@ def _acquire(path: Path, what: str) -> int:
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "posix":
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
+    if sys.platform == "win32":
         import msvcrt
 
         os.lseek(descriptor, _PLACE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 
 @contextmanager
-def stop_on_signal():
+def stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set, once; the handlers before are back after that, and at the end."""
-    stopped, before = threading.Event(), {}
+    stopped = threading.Event()
+    before: dict[int, Any] = {}
 
-    def restore():
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not of Python's
         before.clear()
 
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
         restore()
 

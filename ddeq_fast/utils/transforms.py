@@ -66,8 +66,11 @@ def rules(backward: Callable, jvp: Callable, batched: Callable) -> tuple[staticm
     backward(ctx, *gradients) is as torch has it; jvp(ctx, saved tensors, *tangents) is given the saved tensors;
     `batched` is the function itself, of batched clouds.
     """
-    found = backward, _forward_rule(jvp), functools.partial(fold, batched)
-    return tuple(staticmethod(torch._disable_dynamo(rule)) for rule in found)
+
+    def eager(rule: Callable) -> staticmethod:
+        return staticmethod(torch._disable_dynamo(rule))
+
+    return eager(backward), eager(_forward_rule(jvp)), eager(functools.partial(fold, batched))
 
 
 def _forward_rule(rule: Callable) -> Callable:

@@ -25,6 +25,6 @@ def apply(function, tree):
 
 def leaves(tree) -> list[Tensor]:
     """The tensors of `tree`, in order."""
-    found = []
+    found: list[Tensor] = []
     apply(found.append, tree)
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,14 +37,16 @@ def check_share(name: str, value) -> float:
     return number
 
 
-def check_integer(name: str, value, *, low: int = 1, high: int | None = None) -> int:
-    """`value` as an int of at least `low`, and at most `high`."""
+def check_integer(name: str, value, *, low: int = 1, high: int = 2**63 - 1) -> int:
+    """`value` as an int of at least `low`, and at most `high`, by default what a tensor can count."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
-    if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, got {value}")
+    if value > high:
+        # Python refuses to write out thousands of digits.
+        got = value if value.bit_length() < 128 else f"one of {value.bit_length()} bits"
+        raise ValueError(f"{name} must be at most {high}, got {got}")
     return value
 
 
@@ -67,6 +71,15 @@ def check_choice(name: str, value, choices) -> str:
     return value
 
 
+def check_path(name: str, value) -> Path:
+    """`value`, a string or path, as a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    if "\0" in os.fspath(value) or not os.fspath(value):
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(value)
+
+
 def values_readable(tensor: Tensor) -> bool:
     """False for a tensor that has none (meta, under vmap), and while a graph is made, which reading breaks."""
     if tensor.is_meta or torch.compiler.is_compiling() or transforms.mapped(tensor) or transforms.traced(tensor):
@@ -88,6 +101,8 @@ def check_cloud(name: str, cloud, *, like: tuple[str, Tensor] | None = None) -> 
     """
     if not isinstance(cloud, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+    if cloud.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {cloud.layout}")
     if cloud.dtype not in FLOATS:
         raise TypeError(f"{name} must have a floating-point dtype, got {cloud.dtype}")
     if cloud.dim() not in (2, 3):
@@ -116,6 +131,8 @@ def check_charges(name: str, charges: Tensor | None, cloud: Tensor) -> Tensor:
         return cloud.new_ones(cloud.shape[:-1])
     if not isinstance(charges, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(charges).__name__}")
+    if charges.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {charges.layout}")
     if charges.shape != cloud.shape[:-1]:
         raise ValueError(f"{name} must have shape {tuple(cloud.shape[:-1])}, got {tuple(charges.shape)}")
     if charges.dtype != cloud.dtype:
@@ -175,6 +192,11 @@ def check_some_left(name: str, some: Tensor) -> None:
     if not bool(some.all()):
         empty = (~some).reshape(-1).nonzero().reshape(-1).tolist()
         raise ValueError(f"{name} leaves no point in cloud {', '.join(map(str, empty[:8]))} of the batch")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, "auto" for a GPU if there is one; raises ValueError if it cannot be used."""
+    return check_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def check_device(name: str) -> torch.device:

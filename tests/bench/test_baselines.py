@@ -125,7 +125,7 @@ def test_the_loop_trains_it(name, rings, tmp_path):
 
 def test_bad_clouds_are_refused(model, cloud):
     x = cloud(2, 5, 2, dtype=torch.float32)
-    with pytest.raises(ValueError, match="^x "):
+    with pytest.raises(ValueError, match=r"^x "):
         model(x.index_fill(1, torch.tensor([1]), float("nan")))
     with pytest.raises(ValueError, match="weights leaves no point"):
         model(x, torch.tensor([[1.0] * 5, [0.0] * 5]))
@@ -134,7 +134,7 @@ def test_bad_clouds_are_refused(model, cloud):
 @pytest.fixture
 def bench(rings, monkeypatch, capsys):
     """bench(*arguments) -> (status, output): the command on rings, with models that are small."""
-    tiny = {"dim_z": 8, "particles": 3, "heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
+    tiny = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
     presets = {name: preset._replace(settings={**preset.settings, **tiny}) for name, preset in compare.PRESETS.items()}
     monkeypatch.setattr(compare, "PRESETS", presets)
     monkeypatch.setattr(Config, "load", lambda config: rings)

@@ -89,7 +89,7 @@ def test_the_seed_decides(ring):
 def test_another_flow_is_refused(ring, tmp_path):
     CloudFlow(ring, Settings(20), backend="dense").save(tmp_path / "a")
     with pytest.raises(
-        ValueError, match=r"a is of another flow: steps 200, not 100, kernel '1.0 riesz 1.0', not '1.0 gau"
+        ValueError, match=r"a is of another flow: steps 200, not 100, kernel 'riesz:1', not 'gaussian:1'"
     ):
         CloudFlow(ring, Settings(20, steps=100), Gaussian(1.0), backend="dense").restore(tmp_path / "a")
     with pytest.raises(ValueError, match=r"of another flow: target '120 x 2 of spread 50', not '60 x 2"):

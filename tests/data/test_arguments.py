@@ -39,6 +39,9 @@ SPLITS = [
     ((*parts()[:2], torch.zeros(3)), TypeError, r"labels must be an int64 tensor, got torch\.float32"),
     ((*parts()[:2], [0, 1, 2]), TypeError, r"labels must be an int64 tensor"),
     ((*parts()[:2], torch.zeros(3, 1).long()), ValueError, r"labels must have shape \(N,\)"),
+    ((*parts()[:2], torch.tensor(3)), ValueError, r"labels must have shape \(N,\), got \(\)"),
+    ((None, *parts()[1:]), TypeError, r"points must be a sequence of tensors, got NoneType"),
+    ((parts()[0], "abc", parts()[2]), TypeError, r"weights must be a sequence of tensors, got str"),
 ]
 
 
@@ -86,6 +89,10 @@ def test_dataset_fits_its_splits():
         Dataset("a", 2, 2, good, good)
     with pytest.raises(ValueError, match=r"^classes must be at least 1"):
         Dataset("a", 2, 0, good, good)
+    with pytest.raises(TypeError, match=r"^test must be a Split, got NoneType$"):
+        Dataset("a", 2, 3, good, None)
+    with pytest.raises(TypeError, match=r"^name must be a string, got int$"):
+        Dataset(1, 2, 3, good, good)
 
 
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf"), "1"])
@@ -95,12 +102,25 @@ def test_strength_of_jitter(strength):
 
 
 def test_clouds_of_jitter_and_removals():
-    with pytest.raises(ValueError, match=r"^points must have shape \(B, n, d\), d at least 2, got \(1, 2, 1\)$"):
+    with pytest.raises(
+        ValueError, match=r"^clouds\.points must have shape \(B, n, d\), d at least 2, got \(1, 2, 1\)$"
+    ):
         jitter(PointClouds(torch.zeros(1, 2, 1), torch.ones(1, 2)), 0.1, generator(0))
-    with pytest.raises(ValueError, match=r"^clouds must have points \(B, n, d\), got \(2, 2\)$"):
+    with pytest.raises(ValueError, match=r"^clouds\.points must have shape \(B, n, d\), got \(2, 2\)$"):
         Fraction()(PointClouds(torch.zeros(2, 2), torch.ones(2)), generator(0))
     with pytest.raises(ValueError, match=r"^clouds without weights must be one, \(n, d\), got \(1, 2, 2\)$"):
         Clusters()(torch.zeros(1, 2, 2), generator(0))
+
+
+@pytest.mark.parametrize("draw", [None, 0, "0"])
+def test_what_draws_is_a_generator(draw):
+    clouds = PointClouds(torch.zeros(1, 2, 2), torch.ones(1, 2))
+    with pytest.raises(TypeError, match=r"^generator must be a torch\.Generator, got "):
+        jitter(clouds, 0.1, draw)
+    with pytest.raises(TypeError, match=r"^draw must be a torch\.Generator, got "):
+        Fraction()(clouds, draw)
+    with pytest.raises(TypeError, match=r"^draw must be a torch\.Generator, got "):
+        sample_surface(torch.eye(3), torch.tensor([[0, 1, 2]]), 5, draw)
 
 
 def test_clusters_in_half_precision():

@@ -48,7 +48,7 @@ def test_clouds_hold_the_images(intensity, digits):
 
 def test_batches_depend_on_seed_and_epoch_alone(digits):
     def order(seed, epoch):
-        return torch.cat([batch.indices for batch in digits.test.batches(50, seed, epoch)])
+        return torch.cat(digits.test.order(50, seed, epoch))
 
     torch.manual_seed(1)
     first = order(0, 0)
@@ -88,16 +88,8 @@ def test_jitter_is_reproducible_and_vanishes_with_its_strength(cloud):
     torch.testing.assert_close(jitter(clouds, 0.0, generator(3)).points, clouds.points, rtol=0, atol=0)
 
 
-def test_a_registered_data_set_is_loaded_by_name(digits, monkeypatch):
-    monkeypatch.setattr(data, "_LOADERS", dict(data._LOADERS))
-    data.register("mine", lambda: digits)
-    assert data.load("mine") is digits and "mine" in data.names()
-    with pytest.raises(ValueError, match=r"^data set name 'mine' is taken$"):
-        data.register("mine", lambda: digits)
-
-
 def test_bad_requests(digits):
-    with pytest.raises(ValueError, match=r"^data must be one of digits.*; got 'letters'$"):
+    with pytest.raises(ValueError, match=r"^name must be one of digits.*; got 'letters'$"):
         data.load("letters")
     with pytest.raises(ValueError, match=r"^intensity must be one of coordinate, none, weight; got 'colour'$"):
         data.load("digits", intensity="colour")

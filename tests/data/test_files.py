@@ -145,7 +145,7 @@ FAULTS = [
     ("a.xyz", "1 2 3\n1 -1e39 3\n", r"a\.xyz, line 2: '-1e39' is not finite in float32$"),
     ("a.off", "OFF\n2 0 0\n1 2 3\n1 1e300 3\n", r"a\.off, line 4: '1e300' is not finite in float32$"),
     ("a.xyz.gz", gzip.compress(b"1 2 3\n", mtime=0)[:-5], r"a\.xyz\.gz is no whole gzip file"),
-    ("a.dat", "1 2 3\n", r"a\.dat: its name must end in one of \.npy, \.npz, \.ply, \.off, \.xyz, \.txt, \.csv$"),
+    ("a.dat", "1 2 3\n", r"^path must end in one of \.npy, \.npz, \.ply, \.off, \.xyz, \.txt, \.csv, got .*a\.dat$"),
     ("a.off", "", r"a\.off is empty$"),
     ("a.off", "# only\n", r"a\.off holds nothing but comments$"),
     ("a.off", "OFF\n", r"a\.off is truncated: it ends after OFF$"),
@@ -265,7 +265,7 @@ def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
         write_points(path, torch.full((2, 3), torch.nan))
     with pytest.raises(ValueError, match=r"^points must have shape \(n, d\), got \(1, 2, 3\)$"):
         write_points(path, torch.zeros(1, 2, 3))
-    with pytest.raises(ValueError, match=r"a\.obj: its name must end in one of \.npy, \.ply, \.xyz$"):
+    with pytest.raises(ValueError, match=r"^path must end in one of \.npy, \.ply, \.xyz, got .*a\.obj$"):
         write_points(tmp_path / "a.obj", torch.zeros(2, 3))
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write a\.npy to$"):
         write_points(tmp_path / "nowhere" / "a.npy", torch.zeros(2, 3))
@@ -302,3 +302,19 @@ def test_whatever_is_damaged_is_read_or_refused_by_name(tmp_path, name):
             assert str(path) in str(error)
             refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.npy", ["a.npy"]])
+def test_what_is_no_path(path):
+    message = f"path must be a path, got {type(path).__name__}"
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        load_points(path)
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        write_points(path, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int64, [torch.float32]])
+def test_dtypes_that_are_not_read(dtype, tmp_path):
+    write_points(tmp_path / "a.npy", torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"^dtype must be torch\.float32, torch\.float64 or None, got "):
+        load_points(tmp_path / "a.npy", dtype)

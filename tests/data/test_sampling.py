@@ -55,7 +55,7 @@ def test_reduction_of_few_distinct_points():
     reduced = voxel_reduce(distinct.repeat(50, 1), 100, 200)
     torch.testing.assert_close(reduced.sort(0).values, distinct.sort(0).values, rtol=0, atol=1e-12)
     assert voxel_reduce(torch.ones(1000, 3), 100, 200).tolist() == [[1.0, 1.0, 1.0]]
-    with pytest.raises(ValueError, match=r"^high must be at least 5, got 4$"):
+    with pytest.raises(ValueError, match=r"^low must be at most 4, got 5$"):
         voxel_reduce(distinct, 5, 4)
 
 

@@ -34,7 +34,7 @@ def test_golden_chamfer():
     x, y = golden("chamfer/x").requires_grad_(), golden("chamfer/y")
     x_mask, y_mask = ((points != 0).any(-1) for points in (x, y))
     assert not x_mask.all() and not y_mask.all()
-    value = chamfer(x, y, x_mask, y_mask).mean()
+    value = chamfer(x, y, x_mask=x_mask, y_mask=y_mask).mean()
     close(value.detach(), golden("chamfer/value"))
     close(torch.autograd.grad(value, x)[0], golden("chamfer/grad_x"))
 
@@ -54,7 +54,7 @@ def test_chamfer_against_the_reference(m, n, d, squared, cloud):
 def test_chamfer_is_that_of_the_real_points(padding, squared, cloud):
     (x, x_mask), (y, y_mask) = ragged(cloud, 7, 1, 4, padding=padding), ragged(cloud, 2, 9, 9, padding=padding)
     x.requires_grad_(), y.requires_grad_()
-    value = chamfer(x, y, x_mask, y_mask, squared)
+    value = chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared)
     alone = [chamfer(x[i][x_mask[i]], y[i][y_mask[i]], squared=squared) for i in range(3)]
     close(value, torch.stack(alone), 1e-13)
     dx, dy = torch.autograd.grad(value.sum(), (x, y))
@@ -66,8 +66,8 @@ def test_chamfer_is_that_of_the_real_points(padding, squared, cloud):
 def test_one_mask_of_two(cloud):
     (x, mask), y = ragged(cloud, 5, 3), cloud(2, 4, 2)
     full = torch.ones(2, 4, dtype=torch.bool)
-    close(chamfer(x, y, mask), chamfer(x, y, mask, full), 1e-14)
-    close(chamfer(y, x, None, mask), chamfer(y, x, full, mask), 1e-14)
+    close(chamfer(x, y, x_mask=mask), chamfer(x, y, x_mask=mask, y_mask=full), 1e-14)
+    close(chamfer(y, x, y_mask=mask), chamfer(y, x, x_mask=full, y_mask=mask), 1e-14)
 
 
 @pytest.mark.parametrize("squared", [False, True])
@@ -98,8 +98,8 @@ def test_some_coincident_points(cloud):
 def test_chamfer_derivatives(squared, cloud):
     (x, x_mask), (y, y_mask) = ragged(cloud, 4, 2), ragged(cloud, 3, 5)
     inputs = x.requires_grad_(), y.requires_grad_()
-    assert gradcheck(lambda x, y: chamfer(x, y, x_mask, y_mask, squared), inputs)
-    assert gradgradcheck(lambda x, y: chamfer(x, y, x_mask, y_mask, squared), inputs)
+    assert gradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared), inputs)
+    assert gradgradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared), inputs)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
@@ -147,13 +147,13 @@ def test_entropy_is_that_of_the_real_points(padding, cloud):
     x, mask = ragged(cloud, 11, 1, 6, padding=padding)
     mask[0, 3] = False
     x.requires_grad_()
-    value = kde_entropy(x, 0.5, mask)
+    value = kde_entropy(x, 0.5, mask=mask)
     alone = [kde_entropy(x[i][mask[i]], 0.5) for i in range(3)]
     close(value, torch.stack(alone), 1e-13)
     (dx,) = torch.autograd.grad(value.sum(), x)
     close(dx, torch.autograd.grad(sum(alone), x)[0], 1e-13)
     assert (dx[~mask] == 0).all()
-    close(kde_entropy(x, 0.5, mask[..., None]), value, 0)
+    close(kde_entropy(x, 0.5, mask=mask[..., None]), value, 0)
 
 
 def test_coincident_points_count(cloud):
@@ -174,8 +174,8 @@ def test_isolated_points_have_a_finite_entropy():
 def test_entropy_derivatives(cloud):
     x, mask = ragged(cloud, 5, 3)
     x.requires_grad_()
-    assert gradcheck(lambda x: kde_entropy(x, 0.8, mask), x)
-    assert gradgradcheck(lambda x: kde_entropy(x, 0.8, mask), x)
+    assert gradcheck(lambda x: kde_entropy(x, 0.8, mask=mask), x)
+    assert gradgradcheck(lambda x: kde_entropy(x, 0.8, mask=mask), x)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
@@ -198,21 +198,21 @@ NONE_LEFT = torch.tensor([[True], [False]])
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    "x, y, options, error, message",
     [
-        ((None, Y), TypeError, r"^x must be a torch.Tensor, got NoneType$"),
-        ((X, Y[..., :1]), ValueError, r"^y has points in dimension 1 but x in 3$"),
-        ((X, Y / 0), ValueError, r"^y must be finite, got 30 NaN or infinite values of 30$"),
-        ((X, Y[:, :0]), ValueError, r"^y is an empty cloud: shape \(2, 0, 3\)$"),
-        ((X, Y, NONE_LEFT.expand(2, 4)), ValueError, r"^x_mask leaves no point in cloud 1 of the batch$"),
-        ((X, Y, None, NONE_LEFT.expand(2, 5)), ValueError, r"^y_mask leaves no point in cloud 1 of the batch$"),
-        ((X, Y, NONE_LEFT.expand(2, 5)), ValueError, r"^x_mask must have shape \(2, 4\), got \(2, 5\)$"),
-        ((X, Y, None, Y[..., 0]), TypeError, r"^y_mask must have dtype torch.bool, got torch.float32$"),
+        (None, Y, {}, TypeError, r"^x must be a torch.Tensor, got NoneType$"),
+        (X, Y[..., :1], {}, ValueError, r"^y has points in dimension 1 but x in 3$"),
+        (X, Y / 0, {}, ValueError, r"^y must be finite, got 30 NaN or infinite values of 30$"),
+        (X, Y[:, :0], {}, ValueError, r"^y is an empty cloud: shape \(2, 0, 3\)$"),
+        (X, Y, {"x_mask": NONE_LEFT.expand(2, 4)}, ValueError, r"^x_mask leaves no point in cloud 1 of the batch$"),
+        (X, Y, {"y_mask": NONE_LEFT.expand(2, 5)}, ValueError, r"^y_mask leaves no point in cloud 1 of the batch$"),
+        (X, Y, {"x_mask": NONE_LEFT.expand(2, 5)}, ValueError, r"^x_mask must have shape \(2, 4\), got \(2, 5\)$"),
+        (X, Y, {"y_mask": Y[..., 0]}, TypeError, r"^y_mask must have dtype torch.bool, got torch.float32$"),
     ],
 )
-def test_chamfer_refuses(arguments, error, message):
+def test_chamfer_refuses(x, y, options, error, message):
     with pytest.raises(error, match=message):
-        chamfer(*arguments)
+        chamfer(x, y, **options)
 
 
 def test_chamfer_refuses_a_backend():
@@ -221,18 +221,18 @@ def test_chamfer_refuses_a_backend():
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    "x, bandwidth, options, error, message",
     [
-        ((X[0, 0], 1.0), ValueError, r"^x must have shape \(n, d\) or \(B, n, d\), got \(3,\)$"),
-        ((X / 0, 1.0), ValueError, r"^x must be finite, got 24 NaN or infinite values of 24$"),
-        ((X, 0.0), ValueError, r"^bandwidth must lie in \(0, inf\), got 0.0$"),
-        ((X, "1"), TypeError, r"^bandwidth must be a number, got str$"),
-        ((X, 1.0, NONE_LEFT.expand(2, 4)), ValueError, r"^mask leaves no point in cloud 1 of the batch$"),
+        (X[0, 0], 1.0, {}, ValueError, r"^x must have shape \(n, d\) or \(B, n, d\), got \(3,\)$"),
+        (X / 0, 1.0, {}, ValueError, r"^x must be finite, got 24 NaN or infinite values of 24$"),
+        (X, 0.0, {}, ValueError, r"^bandwidth must lie in \(0, inf\), got 0.0$"),
+        (X, "1", {}, TypeError, r"^bandwidth must be a number, got str$"),
+        (X, 1.0, {"mask": NONE_LEFT.expand(2, 4)}, ValueError, r"^mask leaves no point in cloud 1 of the batch$"),
     ],
 )
-def test_entropy_refuses(arguments, error, message):
+def test_entropy_refuses(x, bandwidth, options, error, message):
     with pytest.raises(error, match=message):
-        kde_entropy(*arguments)
+        kde_entropy(x, bandwidth, **options)
 
 
 def test_entropy_refuses_a_backend():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, Riesz
+from ddeq_fast.gradients import ImplicitFunction
 from ddeq_fast.gradients.bilevel import Bilevel
-from ddeq_fast.gradients.implicit import ImplicitFunction
 from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.networks.attention import attend
@@ -36,8 +36,8 @@ def gradients(backward, problem, z, parameters, target):
 def test_agrees_with_the_pointwise_gradient_where_particles_are_fixed(contraction, kernel, cloud):
     problem, z, parameters = contraction
     target = cloud(2, 4, 2)
-    exact, *_ = gradients(ImplicitFunction("gmres", max_steps=60, tol=1e-11), problem, z, parameters, target)
-    found, tracked, info = gradients(Bilevel(kernel, tol=1e-10, max_steps=300), problem, z, parameters, target)
+    exact, *_ = gradients(ImplicitFunction(method="gmres", max_steps=60, tol=1e-11), problem, z, parameters, target)
+    found, tracked, info = gradients(Bilevel(kernel=kernel, tol=1e-10, max_steps=300), problem, z, parameters, target)
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
     assert torch.equal(tracked, z) and (info.residual <= 1e-10).all() and info.evaluations > 1
@@ -65,11 +65,13 @@ def test_is_right_where_particles_are_swapped():
     assert (problem.image(z).flip(1) - z).abs().max() < 1e-12
     change = float(half_width(0.9 + 1e-6) - half_width(0.9 - 1e-6)) / 2e-6
     target = torch.tensor([[[2.0], [-1.0]]], dtype=torch.float64)  # d loss / d size = 2 p' + p'
-    (by_shift, by_size), _, info = gradients(Bilevel(Gaussian(0.5), tol=1e-12), problem, z, (shift, size), target)
+    (by_shift, by_size), _, info = gradients(
+        Bilevel(kernel=Gaussian(0.5), tol=1e-12), problem, z, (shift, size), target
+    )
     assert by_shift.item() == pytest.approx(1.0, rel=1e-9)
     assert by_size.item() == pytest.approx(3 * change, rel=1e-6)
     assert (info.residual <= 1e-12).all()
-    wrong = gradients(ImplicitFunction("gmres", max_steps=10), problem, z, (shift, size), target)[0][1]
+    wrong = gradients(ImplicitFunction(method="gmres", max_steps=10), problem, z, (shift, size), target)[0][1]
     assert abs(wrong.item() - 3 * change) > 1
 
 
@@ -85,7 +87,7 @@ def test_frozen_particles_and_padding_are_held(contraction, cloud):
         return torch.where(frozen[..., None], cloud, moved)
 
     problem = Pushforward(func, (shift,), weights, frozen)
-    tracked, _ = Bilevel(Gaussian(1.0), tol=1e-10).attach(problem, padded)
+    tracked, _ = Bilevel(kernel=Gaussian(1.0), tol=1e-10).attach(problem, padded)
     for particle, expected in ((0, 0.0), (1, 2.0), (3, 2.0), (4, 0.0)):  # dz = dshift / (1 - 1/2)
         (found,) = torch.autograd.grad(tracked[:, particle].sum(), shift, retain_graph=True)
         torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-6, atol=1e-8)
@@ -93,12 +95,12 @@ def test_frozen_particles_and_padding_are_held(contraction, cloud):
 
 def test_a_layer_trains_by_it(cloud):
     torch.manual_seed(0)
-    transport = TransportMap(8, 2, heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
+    transport = TransportMap(8, 2, num_heads=2, dim_lift=(4, 4, 8), dim_hidden=8, dim_final=8).double()
     with torch.no_grad():  # contractive, so that there is an equilibrium to differentiate
         for name, parameter in transport.named_parameters():
             if "weight" in name and parameter.dim() > 1:
                 parameter.mul_(0.5)
-    flow = MMDFlow(Gaussian(2.0), lr=5.0, max_steps=5, tol=0.0)
+    flow = MMDFlow(kernel=Gaussian(2.0), lr=5.0, max_steps=5, tol=0.0)
     layer = DDEQ(transport, 3, solver=flow, backward=Bilevel(max_steps=200, tol=1e-3, damping=1e-6)).double()
     layer(cloud(2, 5, 2)).particles.square().sum().backward()
     for name, parameter in transport.named_parameters():
@@ -108,7 +110,7 @@ def test_a_layer_trains_by_it(cloud):
 def test_samples_above_the_tolerance_are_told_of(contraction, cloud):
     problem, z, parameters = contraction
     with pytest.warns(ConvergenceWarning, match=r"^backward: 2 of 2 samples ended above a residual of 1e-10"):
-        gradients(Bilevel(Gaussian(1.0), max_steps=1, tol=1e-10), problem, z, parameters, cloud(2, 4, 2))
+        gradients(Bilevel(kernel=Gaussian(1.0), max_steps=1, tol=1e-10), problem, z, parameters, cloud(2, 4, 2))
 
 
 @pytest.mark.parametrize("far", [0.0, 1e30])
@@ -138,7 +140,7 @@ def test_attention_that_cannot_be_differentiated_twice_is_an_error(cloud):
             q = scale * z[:, None]
             return attention(q, q, q, None)[:, 0]
 
-        return gradients(Bilevel(Gaussian(1.0), max_steps=5, tol=1.0), Pushforward(func), z, (scale,), z)[0]
+        return gradients(Bilevel(kernel=Gaussian(1.0), max_steps=5, tol=1.0), Pushforward(func), z, (scale,), z)[0]
 
     with pytest.raises(
         RuntimeError, match=r"func must be twice differentiable, .*: for attention, take networks\.attention\.attend"
@@ -166,7 +168,7 @@ def test_bad_options(options, error, message):
 
 @pytest.mark.parametrize("sigma", [1e-9, 1e9])
 def test_smoothness_is_no_matter_of_scale(sigma):
-    assert Bilevel(Gaussian(sigma) + 0.5 * Gaussian(3 * sigma)).kernel is not None
+    assert Bilevel(kernel=Gaussian(sigma) + 0.5 * Gaussian(3 * sigma)).kernel is not None
     for kernel in (Laplacian(sigma), Gaussian(sigma) + 1e-6 * Riesz(1.9)):
         with pytest.raises(ValueError, match=r"^kernel must be smooth where points coincide, got "):
-            Bilevel(kernel)
+            Bilevel(kernel=kernel)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ddeq_fast.gradients import ImplicitFunction, Phantom, jacobian_norm
 from ddeq_fast.gradients.bilevel import Bilevel
-from ddeq_fast.gradients.implicit import ImplicitFunction, Phantom, jacobian_norm
 from ddeq_fast.models import DDEQ
 from ddeq_fast.solvers import Anderson, MMDFlow
 from problems import close, small_transport
@@ -15,8 +15,11 @@ from problems import close, small_transport
 pytestmark = pytest.mark.filterwarnings("ignore::ddeq_fast.solvers.ConvergenceWarning")
 
 SHARP = Anderson(tol=1e-10, max_steps=100, patience=None)
-IMPLICIT = {"ift": ImplicitFunction("gmres", max_steps=60, tol=1e-10), "bilevel": Bilevel(tol=1e-4, max_steps=60)}
-EVERY = {"phantom": Phantom(3), **IMPLICIT}
+IMPLICIT = {
+    "ift": ImplicitFunction(method="gmres", max_steps=60, tol=1e-10),
+    "bilevel": Bilevel(tol=1e-4, max_steps=60),
+}
+EVERY = {"phantom": Phantom(steps=3), **IMPLICIT}
 every_backward = pytest.mark.parametrize("name", EVERY)
 every_implicit = pytest.mark.parametrize("name", IMPLICIT)
 
@@ -51,7 +54,7 @@ def test_second_derivatives_are_refused(x, probe, name, power, wanted):
     model = layer(EVERY[name])
     x, g = gradient(model, x, probe, create_graph=True, power=power)
     inputs = x if wanted == "input" else model.transport.bilinear.alpha
-    with pytest.raises(RuntimeError, match=r"has no second derivatives: .* Take Phantom\(k\)"):
+    with pytest.raises(RuntimeError, match=r"has no second derivatives: .* Take Phantom\(steps=k\)"):
         torch.autograd.grad(g.square().sum(), inputs)
 
 
@@ -63,7 +66,7 @@ def test_a_first_derivative_with_a_graph_is_right(x, probe, name):
 
 def test_a_phantom_of_many_steps_has_second_derivatives(x, probe, cloud):
     """Against differences of the first ones."""
-    model, along, step = layer(Phantom(50)), cloud(2, 5, 2), 1e-5
+    model, along, step = layer(Phantom(steps=50)), cloud(2, 5, 2), 1e-5
     at, g = gradient(model, x, probe, create_graph=True, power=2)
     (found,) = torch.autograd.grad((g * along).sum(), at)
     ahead, behind = (gradient(model, x + sign * step * along, probe, power=2)[1] for sign in (1, -1))

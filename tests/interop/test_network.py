@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import references
-from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel, squared_mmd
+from ddeq_fast.interop.original import mmd_gf, riesz_kernel, squared_mmd
 from ddeq_fast.interop.original.network import DEQ
 from ddeq_fast.networks import Lift
 from problems import close, fails

@@ -8,7 +8,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz
-from ddeq_fast.interop.original.functions import (
+from ddeq_fast.interop.original import (
     gaussian_kernel,
     gaussian_witness_function,
     mmd_gf,

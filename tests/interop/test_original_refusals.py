@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel
+from ddeq_fast.interop.original import mmd_gf, riesz_kernel
 from problems import fails
 
 QUIET = {"beta": 0.0, "tol": 0.0, "kernel": riesz_kernel, "autodiff": True}
@@ -50,7 +50,7 @@ def shifted(z):
         ({"sigma": [2.0, 0.7]}, "gamma_sigma must have an entry for every bandwidth in sigma, 2, got 1"),
         ({"sigma": []}, "sigma must have an entry for every bandwidth in sigma, 0, got 0"),
         ({"min_sigma": [1.0, 1.0]}, "min_sigma must have an entry for every bandwidth in sigma, 1, got 2"),
-        ({"sigma": 0.0}, "sigma must lie in (0, inf), got 0.0"),
+        ({"sigma": 0.0}, "sigma must lie in (0, 1e+100), got 0.0"),
         ({"gamma_sigma": 1.5}, "gamma_sigma must lie in (0, 1], got 1.5"),
         ({"gamma_sigma": 0.9, "stop_type": "mmd"}, "gamma_sigma cannot be mapped: stop_type 'mmd' needs a constant"),
         ({"mask": True}, "mask cannot be mapped: func must map rows of zeros, and no others, to rows of zeros"),
@@ -70,6 +70,48 @@ def test_what_has_no_counterpart_is_refused_by_name(start, options, message):
     with pytest.raises(ValueError) as caught:
         mmd_gf(**{"func": shifted, "x0": start, "max_iter": 100, "beta": 0.0, **options})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"max_iter": 10**20}, ValueError, f"max_iter must be at most 1000000000, got {10**20}"),
+        ({"max_iter": True}, TypeError, "max_iter must be an integer, got bool"),
+        ({"indexing": 10**20}, ValueError, f"indexing must be at most 1000000, got {10**20}"),
+        ({"indexing": [1.5]}, TypeError, "indexing must be a list of integers, got [1.5]"),
+        ({"timestamps_callback": "ab"}, TypeError, "timestamps_callback must be a list of integers, got 'ab'"),
+        ({"sigma": "1"}, TypeError, "sigma must be a number, got str"),
+        ({"sigma": [None]}, TypeError, "sigma must be a number, got NoneType"),
+        ({"reg": -1.0}, ValueError, "reg must lie in [0, inf), got -1.0"),
+        ({"reg_p": "2"}, TypeError, "reg_p must be a number, got str"),
+        ({"optim_kwargs": 3}, TypeError, "optim_kwargs must be a dict of options or None, got int"),
+        ({"optim_kwargs": {"lr": -1.0}}, ValueError, "optim_kwargs['lr'] must lie in (0, inf), got -1.0"),
+        ({"scheduler_kwargs": {"gamma": 2.0}}, ValueError, "scheduler_kwargs['gamma'] must lie in (0, 1], got 2.0"),
+        ({"callback_kwargs": [1]}, TypeError, "callback_kwargs must be a dict of options or None, got list"),
+        ({"grad_mask": [True]}, TypeError, "grad_mask must be a torch.Tensor, got list"),
+        ({"func": 3}, TypeError, "func must be callable, got int"),
+        (
+            {"func": None, "target_tensor": torch.ones(3, 2, 2)},
+            TypeError,
+            "target_tensor has dtype torch.float32 but x0 has torch.float64",
+        ),
+    ],
+)
+def test_bad_values_are_refused_by_name(start, options, error, message):
+    with fails(error, message):
+        mmd_gf(**{"func": shifted, "x0": start, "max_iter": 3, **QUIET, **options})
+
+
+def test_kernels_of_clouds_that_do_not_go_together(cloud):
+    x = cloud(2, 3, 2)
+    for y, error, message in (
+        (cloud(3, 3, 2), ValueError, "y must have a batch that goes with that of x, (2, 3, 2), got (3, 3, 2)"),
+        (cloud(2, 3, 1), ValueError, "y must have points in dimension 2, as x has, got 1"),
+        (x.float(), TypeError, "y has dtype torch.float32 but x has torch.float64"),
+        (None, TypeError, "y must be a torch.Tensor, got NoneType"),
+    ):
+        with fails(error, message):
+            riesz_kernel(x, y)
 
 
 @pytest.mark.parametrize(

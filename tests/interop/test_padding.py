@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddeq_fast import squared_mmd
-from ddeq_fast.clouds import packed
+from ddeq_fast.clouds import compact
 from ddeq_fast.interop.original.state_dicts import load_original
 from ddeq_fast.models import Completer
 from ddeq_fast.networks import TransportMap
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "weights.pth"
     prefix = "state_dict/"
     torch.save({k.removeprefix(prefix): torch.from_numpy(GOLDEN[k]) for k in GOLDEN if k.startswith(prefix)}, path)
-    sizes = {"heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2}
+    sizes = {"num_heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2}
     transport = TransportMap(16, 2, attend_to_padding=True, **sizes)
     steps, lr = int(GOLDEN["flow_steps"]), float(GOLDEN["flow_lr"])
     model = Completer(transport, solver=MMDFlow(lr=lr, max_steps=steps, tol=0.0))
@@ -54,16 +54,16 @@ def test_transport_that_attends_to_padding(model):
 def test_completion_loss_and_gradients(model):
     """In evaluation mode the original tracks no evaluation of F, and reports the gradients of its coupling alone."""
     free = PRESENT & ~OBSERVED
-    seeds, expected, observed = (
-        packed(points, mask.double())
+    start, expected, observed = (
+        compact(points, mask.double())
         for points, mask in ((START, free), (torch.from_numpy(GOLDEN["completed"]), free), (X, OBSERVED))
     )
-    assert torch.equal(model.sow(X, WEIGHTS).mask, seeds.mask)
+    assert torch.equal(model.draw_start(X, WEIGHTS).mask, start.mask)
     with torch.no_grad():
-        completion = model(X, WEIGHTS, seeds=seeds)
+        completion = model(X, WEIGHTS, start=start)
     info = completion.equilibrium.info
     assert (info.evaluations - 1 == int(GOLDEN["flow_steps"])).all()
-    assert (expected.points - seeds.points)[expected.mask].abs().amin() > 0.01
+    assert (expected.points - start.points)[expected.mask].abs().amin() > 0.01
     assert close(completion.points, torch.cat((observed.points, expected.points), 1), 1e-8)
     assert torch.equal(completion.weights > 0, torch.cat((observed.mask, expected.mask), 1))
 

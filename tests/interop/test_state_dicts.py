@@ -1,6 +1,5 @@
 """Checkpoints of the original code: every name has its counterpart, and strange ones are reported."""
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ def original():
 
 
 def test_names_and_shapes_are_those_of_the_classifier(original):
-    transport = TransportMap(16, 2, heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2)
-    expected = {name: p.shape for name, p in Classifier(10, transport).named_parameters()}
+    transport = TransportMap(16, 2, num_heads=4, dim_lift=(8, 8, 16), dim_hidden=64, dim_final=64, cross_layers=2)
+    expected = {name: p.shape for name, p in Classifier(transport, 10).named_parameters()}
     assert {name: value.shape for name, value in from_original(original).items()} == expected
 
 
@@ -52,8 +51,8 @@ def test_a_name_that_only_begins_alike_does_not_fit():
 
 
 def small_classifier(classes=10, **options):
-    sizes = {"heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2, **options}
-    return Classifier(classes, TransportMap(16, 2, **sizes))
+    sizes = {"num_heads": 4, "dim_lift": (8, 8, 16), "dim_hidden": 64, "dim_final": 64, "cross_layers": 2, **options}
+    return Classifier(TransportMap(16, 2, **sizes), classes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -109,6 +108,29 @@ def test_a_file_of_anything_but_weights_is_not_run(tmp_path):
             return (Path.touch, (tmp_path / "run",))
 
     torch.save({"deq_model.ln1.weight": Payload()}, tmp_path / "bad.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"^checkpoint .*bad\.pth is no file of weights alone: "):
         load_original(small_classifier(), tmp_path / "bad.pth")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"weights"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^checkpoint .*bad\.pth is no file of weights alone: "):
+        load_original(small_classifier(), tmp_path / "bad.pth")
+    with pytest.raises(FileNotFoundError, match=r"^checkpoint: there is no file .*none\.pth$"):
+        load_original(small_classifier(), tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "message"),
+    [
+        (None, {}, "model must be a Classifier or Completer, got NoneType"),
+        (torch.nn.Linear(1, 1), 3, "checkpoint must be a path, got int"),
+        (torch.nn.Linear(1, 1), {"weight": 3}, "checkpoint must hold tensors by name, got int under 'weight'"),
+        (torch.nn.Linear(1, 1), {3: torch.ones(1)}, "checkpoint must hold tensors by name, got Tensor under 3"),
+    ],
+)
+def test_what_is_no_model_or_checkpoint(model, checkpoint, message):
+    with fails(TypeError, message):
+        load_original(model, checkpoint)

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast.gradients.implicit import ImplicitFunction
-from ddeq_fast.interop.original.functions import mmd_gf, riesz_kernel
+from ddeq_fast.gradients import ImplicitFunction
+from ddeq_fast.interop.original import mmd_gf, riesz_kernel
 from ddeq_fast.interop.torchdeq import register
 from ddeq_fast.solvers import Anderson, MMDFlow, Pushforward
 from ddeq_fast.sums.radial import Gaussian
@@ -90,7 +90,7 @@ def test_implicit_differentiation_anywhere(name, core, start, parameters):
     (out,), _ = deq(func, start, solver_kwargs=OPTIONS[name])
     z = direct(name, func, start, max_steps=5, tol=0.0).particles
     problem = Pushforward(lambda z, *_: func(z))
-    tracked, _ = ImplicitFunction("gmres", 60, 1e-12).attach(problem, z)
+    tracked, _ = ImplicitFunction(method="gmres", max_steps=60, tol=1e-12).attach(problem, z)
     assert close(out.detach(), tracked.detach())
     for got, expected in zip(gradients([out], parameters), gradients([tracked], parameters), strict=True):
         assert close(got, expected, 1e-8)
@@ -217,7 +217,7 @@ def test_bad_options(name, start):
     solver = torchdeq.solver.get_solver(name)
     with fails(ValueError, "stop_mode must be one of abs, rel; got 'both'"):
         solver(torch.sin, start, stop_mode="both")
-    with fails(ValueError, "max_steps must be at least 1, got 0"):
+    with fails(ValueError, "max_iter must be at least 1, got 0"):
         solver(torch.sin, start, 0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
         solver(torch.sin, start, momentum=0.5)

@@ -8,7 +8,8 @@ import references
 from ddeq_fast import Gaussian, Riesz
 from ddeq_fast.kernels import direct
 from ddeq_fast.sums.backends import triton
-from ddeq_fast.sums.operators import encode, energy_op
+from ddeq_fast.sums.encoding import encode
+from ddeq_fast.sums.functions import energy_op
 from references import relative_error
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3}

@@ -25,7 +25,7 @@ TWO_KERNELS = pytest.mark.parametrize("kernel", [Riesz(1.0), MIXTURE], ids=["rie
 def assert_reference(x, y, v, kernel, device, tolerance=None, backend="triton"):
     targets = x.to(device)
     sources = targets if y is x else y.to(device)
-    u, f = potential_and_field(targets, sources, v.to(device), kernel, backend=backend)
+    u, f = potential_and_field(targets, sources, kernel, charges=v.to(device), backend=backend)
     assert u.dtype == f.dtype == x.dtype and u.device == f.device == x.to(device).device
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     tolerance = tolerance or TOLERANCE[x.dtype]
@@ -69,10 +69,12 @@ def test_half_precision_is_summed_in_single(d, n, dtype, device, cloud):
 @SHAPES
 def test_one_of_the_two(kernel, d, n, dtype, device, cloud):
     inputs = [t.to(device, dtype) for t in (cloud(2, 9, d), cloud(2, n, d), cloud(2 * n).view(2, n))]
-    u, f = potential_and_field(*inputs, kernel, backend="triton")
+    u, f = potential_and_field(*inputs[:2], kernel, charges=inputs[2], backend="triton")
     rtol = 4 * torch.finfo(dtype).eps
-    torch.testing.assert_close(potential(*inputs, kernel, backend="triton"), u, rtol=rtol, atol=0)
-    torch.testing.assert_close(field(*inputs, kernel, backend="triton"), f, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(
+        potential(*inputs[:2], kernel, charges=inputs[2], backend="triton"), u, rtol=rtol, atol=0
+    )
+    torch.testing.assert_close(field(*inputs[:2], kernel, charges=inputs[2], backend="triton"), f, rtol=rtol, atol=rtol)
 
 
 @SHAPES
@@ -144,7 +146,7 @@ def test_zero_charges_are_padding(garbage, d, n, kernel, device, cloud):
 def test_a_cloud_without_charges(d, n, dtype, device, cloud):
     y, v = cloud(2, n, d).to(device, dtype), cloud(2 * n).view(2, n).to(device, dtype)
     v[0] = 0
-    u, f = potential_and_field(y, y, v, backend="triton")
+    u, f = potential_and_field(y, y, charges=v, backend="triton")
     assert (u[0] == 0).all() and (f[0] == 0).all() and (f[1] != 0).any()
 
 
@@ -165,7 +167,7 @@ def test_whole_blocks_of_padding_are_not_read(d, dtype, device, cloud):
 def test_coincident_points_feel_no_force(kernel, d, n, dtype, device, cloud):
     x = cloud(1, d, dtype=dtype).expand(n, d).to(device)
     v = cloud(n, dtype=dtype).to(device)
-    u, f = potential_and_field(x, x, v, kernel, backend="triton")
+    u, f = potential_and_field(x, x, kernel, charges=v, backend="triton")
     assert (f == 0).all()
     expected = float(v.sum()) * references.at_zero(kernel) * torch.ones_like(u)
     torch.testing.assert_close(u, expected, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-12)
@@ -202,7 +204,7 @@ def test_pairs_close_to_each_other(closeness, kernel, device, cloud):
     y = torch.cat((x, x + closeness * cloud(1, 70, 19).float()), 1)
     v = torch.full((1, 140), 1 / 70)
     v[:, 70:] *= -1
-    u, f = potential_and_field(x.to(device), y.to(device), v.to(device), kernel, backend="triton")
+    u, f = potential_and_field(x.to(device), y.to(device), kernel, charges=v.to(device), backend="triton")
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     q = torch.cdist(x.double(), y.double()).square()
     u_terms, f_terms = (v[:, None] * kernel.k(q)).abs().sum(-1), (v[:, None] * kernel.phi(q) * q.sqrt()).abs().sum(-1)
@@ -308,7 +310,7 @@ def test_second_derivatives_agree_with_the_dense_backend(kernel, d, n, device, c
     x, y, v, move, _ = (t.requires_grad_() for t in inputs_of(cloud, device, 5, n, d))
 
     def derivatives(backend):
-        u, f = potential_and_field(x, y, v, kernel, backend=backend)
+        u, f = potential_and_field(x, y, kernel, charges=v, backend=backend)
         first = torch.autograd.grad((u * u).sum() + (f * move).sum(), (x, y, v), create_graph=True)
         return *first, *torch.autograd.grad(sum((g * g).sum() for g in first), (x, y, v, move))
 

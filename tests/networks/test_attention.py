@@ -1,4 +1,4 @@
-"""Attention layers against the formula and against PyTorch's own, memories, biases, dropout masks."""
+"""Attention layers against the formula and against PyTorch's own, keys and values, biases, dropout masks."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,17 +7,10 @@ import torch
 from torch import nn
 
 from ddeq_fast.networks import attention
-from ddeq_fast.networks.attention import (
-    AttentionEncoder,
-    AttentionLayer,
-    Memory,
-    Prepared,
-    attend_to_prepared,
-    attention_bias,
-    log_weights,
-    prepared,
-)
+from ddeq_fast.networks.attention import KeysAndValues, Prepared, attend_to_prepared, prepare
+from ddeq_fast.networks.encoders import AttentionEncoder, AttentionLayer
 from ddeq_fast.networks.layers import FeedForward, PointwiseMLP, share_of_batch
+from ddeq_fast.networks.padding import attention_bias, log_weights
 from ddeq_fast.utils.differentiation import twice_differentiable
 from problems import close, fails
 
@@ -32,8 +25,8 @@ def attend(layer, q, x, bias=None):
     """norm(q + attention(q, x)) head by head; `bias` is added to the logits."""
     (wq, wk, wv), (bq, bk, bv) = layer.project_in.weight.chunk(3), layer.project_in.bias.chunk(3)
     queries, keys, values = q @ wq.T + bq, x @ wk.T + bk, x @ wv.T + bv
-    size, heads = q.shape[-1] // layer.heads, []
-    for h in range(layer.heads):
+    size, heads = q.shape[-1] // layer.num_heads, []
+    for h in range(layer.num_heads):
         part = slice(h * size, (h + 1) * size)
         logits = queries[..., part] @ keys[..., part].mT / size**0.5
         logits = logits if bias is None else logits + bias
@@ -46,7 +39,7 @@ def test_cross_attention_is_the_formula(layer, cloud, with_bias):
     q, x = cloud(2, 5, 12), cloud(2, 7, 12)
     bias = cloud(2, 1, 7) if with_bias else None
     expected = layer.ffn(attend(layer, q, x, bias))
-    assert close(layer(q, layer.memory(x), None if bias is None else bias[:, None]), expected)
+    assert close(layer(q, layer.keys_and_values(x), None if bias is None else bias[:, None]), expected)
 
 
 def test_cross_attention_equals_pytorch_multihead_attention(layer, cloud):
@@ -61,17 +54,17 @@ def test_cross_attention_equals_pytorch_multihead_attention(layer, cloud):
         }
     )
     expected = layer.ffn(layer.norm(q + theirs(q, x, x, need_weights=False)[0]))
-    assert close(layer(q, layer.memory(x), None), expected)
+    assert close(layer(q, layer.keys_and_values(x), None), expected)
 
 
-def test_self_attention_is_attention_to_a_memory_of_itself(layer, cloud):
+def test_self_attention_is_attention_to_itself(layer, cloud):
     q, bias = cloud(2, 5, 12), cloud(2, 1, 1, 5)
-    assert close(layer(q, None, bias), layer(q, layer.memory(q), bias))
+    assert close(layer(q, None, bias), layer(q, layer.keys_and_values(q), bias))
 
 
-def test_memory_has_keys_and_values_of_every_head(layer, cloud):
+def test_keys_and_values_are_those_of_every_head(layer, cloud):
     x = cloud(2, 7, 12)
-    keys, values = layer.memory(x)
+    keys, values = layer.keys_and_values(x)
     assert keys.shape == values.shape == (2, 3, 7, 4)
     _, wk, wv = layer.project_in.weight.chunk(3)
     assert close(keys[:, 1], (x @ wk.T)[..., 4:8]) and close(values[:, 2], (x @ wv.T)[..., 8:])
@@ -82,9 +75,9 @@ def test_encoder_chains_its_layers(cloud):
     q, x = cloud(2, 4, 8), cloud(2, 6, 8)
     first, second = encoder
     assert close(encoder(q), second(first(q, None, None), None, None))
-    expected = second(first(q, first.memory(x), None), second.memory(x), None)
-    assert close(encoder(q, encoder.memories(x)), expected)
-    assert not close(encoder(q, [first.memory(x)] * 2), expected, 1e-3)
+    expected = second(first(q, first.keys_and_values(x), None), second.keys_and_values(x), None)
+    assert close(encoder(q, encoder.keys_and_values(x)), expected)
+    assert not close(encoder(q, [first.keys_and_values(x)] * 2), expected, 1e-3)
 
 
 def test_an_encoder_without_layers_is_the_identity(cloud):
@@ -93,7 +86,7 @@ def test_an_encoder_without_layers_is_the_identity(cloud):
 
 
 def test_heads_must_divide_the_width():
-    with fails(ValueError, "heads must divide the width 12, got 5"):
+    with fails(ValueError, "num_heads must divide dim, 12, got 5"):
         AttentionLayer(12, 5, 20)
 
 
@@ -117,8 +110,8 @@ def test_point_with_bias_minus_infinity_is_not_attended_to(layer, cloud):
     q, x = cloud(2, 5, 12), cloud(2, 7, 12)
     weights = torch.ones(2, 7, dtype=x.dtype)
     weights[:, 4:] = 0
-    masked = layer(q, layer.memory(x), log_weights(weights))
-    assert close(masked, layer(q, layer.memory(x[:, :4]), None))
+    masked = layer(q, layer.keys_and_values(x), log_weights(weights))
+    assert close(masked, layer(q, layer.keys_and_values(x[:, :4]), None))
 
 
 def test_feed_forward_is_post_norm(cloud):
@@ -177,22 +170,24 @@ def test_pointwise_mlp(cloud):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 400.0])
 @pytest.mark.parametrize("c", [3, attention.MOMENT_WIDTH, attention.MOMENT_WIDTH + 1])
-def test_prepared_memories_give_attention_and_its_derivative_in_the_queries(cloud, c, weighted, scale, monkeypatch):
+def test_prepared_keys_and_values_give_attention_and_its_derivative_in_the_queries(
+    cloud, c, weighted, scale, monkeypatch
+):
     """Large logits leave the range of exponentials without a shift; a chunk holds three of the eight heads."""
     monkeypatch.setattr(attention, "CHUNK_ENTRIES", 3 * 5 * 7)
-    q, memory = (scale * cloud(2, 4, 5, c)).requires_grad_(), Memory(cloud(2, 4, 7, c), cloud(2, 4, 7, c))
+    q, source = (scale * cloud(2, 4, 5, c)).requires_grad_(), KeysAndValues(cloud(2, 4, 7, c), cloud(2, 4, 7, c))
     weights = torch.rand(2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights[0, 2:4] = 0
     bias = log_weights(weights) if weighted else None
-    ready, g = prepared(memory, bias), cloud(2, 4, 5, c)
+    ready, g = prepare(source, bias), cloud(2, 4, 5, c)
     found = attend_to_prepared(q, ready, bias)
-    logits = q @ memory.keys.mT / c**0.5
-    expected = (logits if bias is None else logits + bias).softmax(-1) @ memory.values
+    logits = q @ source.keys.mT / c**0.5
+    expected = (logits if bias is None else logits + bias).softmax(-1) @ source.values
     assert isinstance(ready, Prepared) and close(found, expected)
     assert close(torch.autograd.grad(found, q, g)[0], torch.autograd.grad(expected, q, g)[0])
     with torch.no_grad():
         assert close(attend_to_prepared(q, ready, bias), expected.detach())
-        assert close(attention.attend(q, *memory, bias), expected.detach())
+        assert close(attention.attend(q, *source, bias), expected.detach())
 
 
 @pytest.mark.parametrize("entries", [1, 5 * 7, 3 * 5 * 7, 1 << 20])
@@ -205,23 +200,23 @@ def test_chunks_cover_all_heads(cloud, entries, monkeypatch):
     assert close(attention.attend(q, k, v, None), (q @ k.mT / 3**0.5).softmax(-1) @ v)
 
 
-def test_prepared_memories_know_no_second_derivative(cloud):
-    q, memory = cloud(1, 2, 3, 2, grad=True), Memory(cloud(1, 2, 5, 2), cloud(1, 2, 5, 2))
-    attended = attend_to_prepared(q, prepared(memory, None), None)
+def test_prepared_keys_and_values_know_no_second_derivative(cloud):
+    q, source = cloud(1, 2, 3, 2, grad=True), KeysAndValues(cloud(1, 2, 5, 2), cloud(1, 2, 5, 2))
+    attended = attend_to_prepared(q, prepare(source, None), None)
     with fails(RuntimeError, "a context prepared for vector-Jacobian products has no second derivative"):
         torch.autograd.grad(attended.sum(), q, create_graph=True)
 
 
-def test_memories_are_prepared_outside_the_graph(cloud):
-    memory = Memory(*(cloud(1, 2, 5, 3, grad=True) for _ in range(2)))
-    ready = prepared(memory, None)
-    assert ready.keys.shape == ready.values.shape == (1, 2, 4, 5)
-    assert not any(part.requires_grad for part in (ready.keys, ready.values, *ready.memory))
+def test_keys_and_values_are_prepared_outside_the_graph(cloud):
+    source = KeysAndValues(*(cloud(1, 2, 5, 3, grad=True) for _ in range(2)))
+    ready = prepare(source, None)
+    assert ready.factors.shape == ready.rows.shape == (1, 2, 4, 5)
+    assert not any(part.requires_grad for part in (ready.factors, ready.rows, *ready.source))
 
 
-def test_memories_in_low_precision_stay_as_they_are(cloud):
-    memory = Memory(*(cloud(1, 2, 5, 3).bfloat16() for _ in range(2)))
-    assert isinstance(prepared(memory, None), Memory)
+def test_keys_and_values_in_low_precision_stay_as_they_are(cloud):
+    source = KeysAndValues(*(cloud(1, 2, 5, 3).bfloat16() for _ in range(2)))
+    assert isinstance(prepare(source, None), KeysAndValues)
 
 
 @pytest.mark.parametrize("entries", [1, 1 << 18])
@@ -243,9 +238,9 @@ def test_second_and_forward_derivatives_of_attention(cloud, entries, monkeypatch
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: attention.AttentionLayer(8, 0, 8), ValueError, "heads must be at least 1, got 0"),
-        (lambda: attention.AttentionLayer(8, 2, -1), ValueError, "dim_hidden must be at least 1, got -1"),
-        (lambda: attention.AttentionEncoder(-1, 8, 2, 8), ValueError, "layers must be at least 0, got -1"),
+        (lambda: AttentionLayer(8, 0, 8), ValueError, "num_heads must be at least 1, got 0"),
+        (lambda: AttentionLayer(8, 2, -1), ValueError, "dim_hidden must be at least 1, got -1"),
+        (lambda: AttentionEncoder(-1, 8, 2, 8), ValueError, "layers must be at least 0, got -1"),
         (lambda: FeedForward(8, 8, 1.5), ValueError, "dropout must lie in [0, 1), got 1.5"),
         (lambda: PointwiseMLP(2, 0, 1), ValueError, "dim_hidden must be at least 1, got 0"),
     ],

@@ -75,3 +75,7 @@ def test_points_in_another_dimension(cloud):
             model.inverse(cloud(4, dim))
     with fails(TypeError, "x must be a torch.Tensor, got list"):
         model([1.0])
+    with fails(TypeError, "x has dtype torch.float32 but the network has torch.float64"):
+        model(torch.ones(4, 3))
+    with fails(ValueError, "y is on meta but the network is on cpu"):
+        model.inverse(torch.ones(4, 5, dtype=torch.float64, device="meta"))

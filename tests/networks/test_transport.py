@@ -8,7 +8,7 @@ from ddeq_fast import solvers
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import MMDFlow, Pushforward
 from ddeq_fast.utils import tree
-from problems import close, fails, small_transport
+from problems import close, small_transport
 
 
 @pytest.fixture
@@ -221,9 +221,6 @@ def test_layer_counts(cloud):
     assert transport(cloud(1, 4, 8), transport.encode(cloud(1, 6, 2))).shape == (1, 4, 8)
 
 
-X = torch.zeros(2, 4, 2)
-
-
 @pytest.mark.parametrize("solver", ["anderson", "flow"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_bfloat16_in_the_network_and_nowhere_else(clouds, solver, weighted):
@@ -278,90 +275,9 @@ def test_padding_as_far_as_numbers_go(cloud, attends, far):
 
 
 @pytest.mark.parametrize("far", [1e30, -3e38])
-def test_held_padding_as_far_as_numbers_go(cloud, far):
+def test_padding_of_anchors_as_far_as_numbers_go(cloud, far):
     transport = small_transport(dtype=torch.float32)
     z, context = cloud(2, 4, 8, dtype=torch.float32), transport.encode(cloud(2, 5, 2, dtype=torch.float32))
-    held, weights = appended(cloud(2, 3, 8, dtype=torch.float32), far)
-    found = transport(z, transport.hold(context, held, weights))
-    assert torch.allclose(found, transport(z, transport.hold(context, held[:, :3])), atol=1e-6)
-
-
-HELD = torch.zeros(2, 3, 8)
-
-
-@pytest.mark.parametrize(
-    ("held", "weights", "error", "message"),
-    [
-        (HELD[0], None, ValueError, "held must have shape (2, m, 8), got (3, 8)"),
-        (HELD[:1], None, ValueError, "held must have shape (2, m, 8), got (1, 3, 8)"),
-        (HELD[..., :7], None, ValueError, "held must have shape (2, m, 8), got (2, 3, 7)"),
-        (HELD / 0, None, ValueError, "held must be finite, got 48 NaN or infinite values of 48"),
-        (HELD.double(), None, TypeError, "held has dtype torch.float64 but the network has torch.float32"),
-        (HELD.to("meta"), None, ValueError, "held is on meta but the network is on cpu"),
-        (HELD.numpy(), None, TypeError, "held must be a torch.Tensor, got ndarray"),
-        (HELD, torch.ones(2, 4), ValueError, "held_weights must have shape (2, 3), got (2, 4)"),
-        (HELD, -torch.ones(2, 3), ValueError, "held_weights must be nonnegative, got a minimum of -1"),
-        (HELD, torch.ones(2, 3) > 0, TypeError, "held_weights has dtype torch.bool but its cloud has torch.float32"),
-    ],
-)
-def test_bad_particles_to_hold(held, weights, error, message):
-    transport = small_transport(dtype=torch.float32)
-    with fails(error, message):
-        transport.hold(transport.encode(X), held, weights)
-
-
-@pytest.mark.parametrize(
-    ("x", "weights", "error", "message"),
-    [
-        (X[0], None, ValueError, "x must have shape (B, m, 2), got (4, 2)"),
-        (X[..., :1], None, ValueError, "x must have points in dimension 2, got 1"),
-        (X[:, :0], None, ValueError, "x is an empty cloud: shape (2, 0, 2)"),
-        (X.long(), None, TypeError, "x must have a floating-point dtype, got torch.int64"),
-        (X.numpy(), None, TypeError, "x must be a torch.Tensor, got ndarray"),
-        (X.double(), None, TypeError, "x has dtype torch.float64 but the network has torch.float32"),
-        (X.to("meta"), None, ValueError, "x is on meta but the network is on cpu"),
-        (X / 0, None, ValueError, "x must be finite, got 16 NaN or infinite values of 16"),
-        (X, torch.zeros(2, 4), ValueError, "x_weights leaves no point in cloud 0, 1 of the batch"),
-        (X, -torch.ones(2, 4), ValueError, "x_weights must be nonnegative, got a minimum of -1"),
-        (X, torch.ones(2, 3), ValueError, "x_weights must have shape (2, 4), got (2, 3)"),
-    ],
-)
-def test_bad_input(x, weights, error, message):
-    with fails(error, message):
-        small_transport(dtype=torch.float32).encode(x, weights)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"heads": 3}, ValueError, "heads must divide the width 8, got 3"),
-        ({"heads": 0}, ValueError, "heads must be at least 1, got 0"),
-        ({"dropout": 1.0}, ValueError, "dropout must lie in [0, 1), got 1.0"),
-        ({"dropout": -0.1}, ValueError, "dropout must lie in [0, 1), got -0.1"),
-        ({"dim_lift": (4, 0, 8)}, ValueError, "dim_lift must be at least 1, got 0"),
-        ({"dim_lift": (4, 8)}, TypeError, "dim_lift must be three widths, got (4, 8)"),
-        ({"dim_lift": 4}, TypeError, "dim_lift must be three widths, got 4"),
-        ({"dim_hidden": 0}, ValueError, "dim_hidden must be at least 1, got 0"),
-        ({"dim_final": 1.5}, TypeError, "dim_final must be an integer, got float"),
-        ({"self_layers": -1}, ValueError, "self_layers must be at least 0, got -1"),
-        ({"cross_layers": -1}, ValueError, "cross_layers must be at least 0, got -1"),
-        ({"x_layers": True}, TypeError, "x_layers must be an integer, got bool"),
-        ({"attend_to_padding": "no"}, TypeError, "attend_to_padding must be True or False, got 'no'"),
-        (
-            {"network_dtype": torch.float64},
-            ValueError,
-            "network_dtype must be torch.bfloat16, torch.float16 or None, got torch.float64",
-        ),
-    ],
-)
-def test_bad_options(options, error, message):
-    with fails(error, message):
-        small_transport(**options)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"), [((0, 2), "dim_z must be at least 1, got 0"), ((8, -1), "dim_x must be at least 1, got -1")]
-)
-def test_bad_dimensions(sizes, message):
-    with fails(ValueError, message):
-        TransportMap(*sizes)
+    points, weights = appended(cloud(2, 3, 8, dtype=torch.float32), far)
+    found = transport(z, transport.anchored(context, points, weights))
+    assert torch.allclose(found, transport(z, transport.anchored(context, points[:, :3])), atol=1e-6)

@@ -179,8 +179,8 @@ def test_auto_never_ends_above_the_flow(cloud, name, kernel, tol, separable):
     context, start = draw(cloud)
     flow = {"lr": 0.3, "max_steps": 30}
     problem = Pushforward(func if separable else lambda z, _, w: func(z, context, w), context if separable else None)
-    alone = MMDFlow(kernel, tol=tol, **flow).solve(problem, start).info
-    particles, info = Auto(kernel, tol=tol, anderson={"max_steps": 15}, flow=flow).solve(problem, start)
+    alone = MMDFlow(kernel=kernel, tol=tol, **flow).solve(problem, start).info
+    particles, info = Auto(kernel=kernel, tol=tol, anderson={"max_steps": 15}, flow=flow).solve(problem, start)
     assert (info.residual <= alone.residual.clamp_min(tol) * (1 + 1e-9)).all()
     assert torch.equal(info.converged, info.residual <= tol)
     image = func(particles, context, None)
@@ -249,10 +249,10 @@ def test_auto_tries_the_flow_from_the_best_iterate_then_from_the_start(cloud):
 
 
 def test_auto_passes_its_options_on():
-    auto = Auto(Gaussian(2.0), tol=1e-2, anderson={"depth": 3}, flow={"lr": 0.2, "gradient": "witness"})
-    assert auto.anderson.kernel == auto.flow.kernel == Gaussian(2.0)
-    assert auto.tol == auto.anderson.tol == auto.flow.tol == 1e-2
-    assert auto.anderson.depth == 3 and auto.flow.lr == 0.2 and not auto.flow.needs_vjp
+    auto = Auto(kernel=Gaussian(2.0), tol=1e-2, anderson={"depth": 3}, flow={"lr": 0.2, "gradient": "witness"})
+    assert auto.accelerated.kernel == auto.descent.kernel == Gaussian(2.0)
+    assert auto.tol == auto.accelerated.tol == auto.descent.tol == 1e-2
+    assert auto.accelerated.depth == 3 and auto.descent.lr == 0.2 and not auto.descent.needs_vjp
 
 
 @pytest.mark.parametrize(

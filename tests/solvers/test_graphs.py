@@ -61,11 +61,11 @@ def same(found, expected):
 
 
 @each_solver
-@pytest.mark.parametrize("held", [False, True])
-def test_recorded_steps_are_the_same_steps(recordings, solver, held, context, start):
+@pytest.mark.parametrize("parts", [False, True])
+def test_recorded_steps_are_the_same_steps(recordings, solver, parts, context, start):
     weights, frozen = torch.ones(3, 4).double(), torch.zeros(3, 4, dtype=torch.bool)
     weights[1, 3:], frozen[:, 0] = 0, True
-    problem = Pushforward(Affine(), context, *((weights, frozen) if held else ()))
+    problem = Pushforward(Affine(), context, *((weights, frozen) if parts else ()))
     expected = solver().solve(problem, start)
     assert not recordings
     assert same(solver(cuda_graph=True).solve(problem, start), expected) and recordings
@@ -81,6 +81,24 @@ def test_a_recording_serves_the_next_problem_of_its_shape(recordings, solver, st
         func.shift.add_(0.5)  # as an optimiser does
     assert same(recorded.solve(other, 2 * start), solver().solve(other, 2 * start))
     assert len(recordings) == count
+
+
+def test_a_recording_follows_all_that_a_problem_declares_as_batched(recordings, start, context):
+    """Here the weights that the cloud has in the measure, as those beside anchors do."""
+
+    class Shared(Pushforward):
+        batched = (*Pushforward.batched, "share")
+        share = None
+
+        def measures(self, z, y):
+            return tuple(weights * self.share for weights in super().measures(z, y))
+
+    func, recorded = Affine(), MMDFlow(lr=0.3, max_steps=6, tol=0.0, cuda_graph=True)
+    for share in ([1.0, 0.5, 0.2], [0.1, 1.0, 2.0]):
+        problem = Shared(func, context)
+        problem.share = torch.tensor(share).double()[:, None]
+        assert same(recorded.solve(problem, start), MMDFlow(lr=0.3, max_steps=6, tol=0.0).solve(problem, start))
+    assert len(recordings) == 1
 
 
 def test_what_changes_the_step_is_recorded_anew(recordings, start, context):

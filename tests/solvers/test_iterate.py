@@ -339,7 +339,7 @@ def test_warnings_are_quieted_for_one_thread(start):
             (Pushforward(affine, affine_context([0.5, 0.5])), Z0),
             {},
             ValueError,
-            "context must hold tensors of 3 clouds, as z0 does, got (2, 3, 3)",
+            "context must hold tensors of 3 clouds, as start does, got (2, 3, 3)",
         ),
         (
             (Pushforward(lambda z, context, weights: z[:, :2]), Z0),
@@ -357,7 +357,7 @@ def test_warnings_are_quieted_for_one_thread(start):
             (Pushforward(small_transport()), Z0),
             {},
             ValueError,
-            "z0 must have points in dimension 8, got 3",
+            "start must have points in dimension 8, got 3",
         ),
     ],
 )

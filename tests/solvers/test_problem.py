@@ -95,24 +95,50 @@ def test_fixed_target_may_have_another_number_of_points(cloud, weighted):
     assert torch.allclose(part.squared_mmd(z[index], part.image(None), Riesz(1.0)), value[index], rtol=1e-12)
 
 
+def test_checking_changes_nothing():
+    """A mask given for weights is made weights in the problem that is returned."""
+    mask = torch.tensor([[True, True, False, True]] * 2)
+    problem = Pushforward(affine, affine_context([0.5, 0.5], dtype=torch.float32), mask)
+    before = dict(vars(problem))
+    ready = problem.checked(Z)
+    assert vars(problem) == before and problem.weights is mask
+    assert torch.equal(ready.weights, mask.float()) and ready.context is problem.context
+    expected = solve(Pushforward(affine, problem.context, mask.float()), Z, "anderson")
+    assert torch.equal(solve(problem, Z, "anderson").particles, expected.particles)
+
+
+def test_what_is_declared_as_batched_is_selected():
+    class Tagged(Pushforward):
+        batched = (*Pushforward.batched, "tag")
+        tag = None
+
+    problem = Tagged(affine, affine_context([0.1, 0.5]), torch.ones(2, 4))
+    problem.tag = {"a": (torch.tensor([1, 2]), None)}
+    part = problem.select(torch.tensor([1]))
+    assert part.tag["a"][0].tolist() == [2] and part.weights.shape == (1, 4) and len(part.context[0]) == 1
+
+
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 1)])
 def test_frozen_mask_may_have_a_trailing_axis(shape):
     problem = Pushforward(affine, None, frozen=torch.ones(shape, dtype=torch.bool))
-    problem.check(Z)
+    problem.checked(Z)
     assert problem.frozen.shape == (2, 4)
 
 
 @pytest.mark.parametrize(
     ("start", "options", "error", "message"),
     [
-        (Z[0], {}, ValueError, "z0 must have shape (B, n, d), got (4, 3)"),
-        (Z.numpy(), {}, TypeError, "z0 must be a torch.Tensor, got ndarray"),
-        (Z.long(), {}, TypeError, "z0 must have a floating-point dtype, got torch.int64"),
-        (Z / 0, {}, ValueError, "z0 must be finite, got 24 NaN or infinite values of 24"),
-        (Z[:, :0], {}, ValueError, "z0 is an empty cloud: shape (2, 0, 3)"),
-        (Z, {"weights": torch.ones(2, 3)}, ValueError, "z_weights must have shape (2, 4), got (2, 3)"),
-        (Z, {"weights": torch.zeros(2, 4)}, ValueError, "z_weights leaves no point in cloud 0, 1 of the batch"),
-        (Z, {"weights": -torch.ones(2, 4)}, ValueError, "z_weights must be nonnegative, got a minimum of -1"),
+        (Z[0], {}, ValueError, "start must have shape (B, n, d), got (4, 3)"),
+        (Z.numpy(), {}, TypeError, "start must be a torch.Tensor, got ndarray"),
+        (Z.long(), {}, TypeError, "start must have a floating-point dtype, got torch.int64"),
+        (Z / 0, {}, ValueError, "start must be finite, got 24 NaN or infinite values of 24"),
+        (Z[:, :0], {}, ValueError, "start is an empty cloud: shape (2, 0, 3)"),
+        (Z, {"weights": torch.ones(2, 3)}, ValueError, "weights must have shape (2, 4), got (2, 3)"),
+        (Z, {"weights": torch.zeros(2, 4)}, ValueError, "weights leaves no point in cloud 0, 1 of the batch"),
+        (Z, {"weights": -torch.ones(2, 4)}, ValueError, "weights must be nonnegative, got a minimum of -1"),
+        (Z, {"weights": [1.0]}, TypeError, "weights must be a torch.Tensor, got list"),
+        (Z, {"frozen": "all"}, TypeError, "frozen must be a torch.Tensor, got str"),
+        (Z.to_sparse(), {}, TypeError, "start must be a dense tensor, got one of layout torch.sparse_coo"),
         (Z, {"frozen": torch.ones(2, 4)}, TypeError, "frozen must have dtype torch.bool, got torch.float32"),
         (Z, {"frozen": torch.ones(2, 3) > 0}, ValueError, "frozen must have shape (2, 4), got (2, 3)"),
     ],
@@ -127,10 +153,10 @@ def test_bad_start(start, options, error, message):
     [
         (Z.long(), None, TypeError, "target must have a floating-point dtype, got torch.int64"),
         (Z / 0, None, ValueError, "target must be finite, got 24 NaN or infinite values of 24"),
-        (Z[0], None, ValueError, "target has batch shape () but z0 has (2,)"),
-        (Z[:1], None, ValueError, "target has batch shape (1,) but z0 has (2,)"),
-        (Z[..., :2], None, ValueError, "target has points in dimension 2 but z0 in 3"),
-        (Z.double(), None, TypeError, "target has dtype torch.float64 but z0 has torch.float32"),
+        (Z[0], None, ValueError, "target must have shape (B, m, d), got (4, 3)"),
+        (Z[:1], None, ValueError, "target has batch shape (1,) but start has (2,)"),
+        (Z[..., :2], None, ValueError, "target has points in dimension 2 but start in 3"),
+        (Z.double(), None, TypeError, "target has dtype torch.float64 but start has torch.float32"),
         (Z, torch.ones(2, 3), ValueError, "target_weights must have shape (2, 4), got (2, 3)"),
         (Z, torch.zeros(2, 4), ValueError, "target_weights leaves no point in cloud 0, 1 of the batch"),
     ],

@@ -21,13 +21,13 @@ def assert_near(value, expected, tolerance):
 
 
 def assert_reference(x, y, v, kernel):
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     assert u.dtype == f.dtype == x.dtype
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     assert_near(u, expected_u, TOLERANCE[x.dtype])
     assert_near(f, expected_f, TOLERANCE[x.dtype])
-    torch.testing.assert_close(potential(x, y, v, kernel), u, rtol=0, atol=0)
-    torch.testing.assert_close(field(x, y, v, kernel), f, rtol=0, atol=0)
+    torch.testing.assert_close(potential(x, y, kernel, charges=v), u, rtol=0, atol=0)
+    torch.testing.assert_close(field(x, y, kernel, charges=v), f, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -47,16 +47,18 @@ def test_single_cloud_of_any_size(kernel, m, n, dtype, cloud):
 def test_a_cloud_alone_is_a_batch_of_one(kernel, cloud):
     x, y, v = cloud(6, 2), cloud(7, 2), cloud(7)
     for alone, batch in zip(
-        potential_and_field(x, y, v, kernel), potential_and_field(x[None], y[None], v[None], kernel), strict=True
+        potential_and_field(x, y, kernel, charges=v),
+        potential_and_field(x[None], y[None], kernel, charges=v[None]),
+        strict=True,
     ):
         torch.testing.assert_close(alone, batch[0], rtol=0, atol=0)
 
 
 def test_batches_do_not_mix(kernel, cloud):
     x, y, v = cloud(3, 5, 2), cloud(3, 6, 2), cloud(18).view(3, 6)
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     for b in range(3):
-        u_b, f_b = potential_and_field(x[b], y[b], v[b], kernel)
+        u_b, f_b = potential_and_field(x[b], y[b], kernel, charges=v[b])
         torch.testing.assert_close(u[b], u_b, rtol=1e-13, atol=1e-14)
         torch.testing.assert_close(f[b], f_b, rtol=1e-13, atol=1e-14)
 
@@ -64,7 +66,7 @@ def test_batches_do_not_mix(kernel, cloud):
 def test_defaults_are_unit_charges_and_the_energy_distance(cloud):
     x, y = cloud(5, 3), cloud(4, 3)
     torch.testing.assert_close(potential(x, y), -torch.cdist(x, y).sum(1))
-    torch.testing.assert_close(field(x, y), field(x, y, torch.ones(4, dtype=x.dtype), Riesz(1.0)))
+    torch.testing.assert_close(field(x, y), field(x, y, Riesz(1.0), charges=torch.ones(4, dtype=x.dtype)))
 
 
 def test_inputs_that_are_not_contiguous(kernel, cloud):
@@ -74,7 +76,7 @@ def test_inputs_that_are_not_contiguous(kernel, cloud):
 
 def test_field_is_the_gradient_of_the_potential(kernel, cloud):
     x, y, v = cloud(2, 5, 3, grad=True), cloud(2, 6, 3), cloud(12).view(2, 6)
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     (gradient,) = torch.autograd.grad(u.sum(), x)
     torch.testing.assert_close(gradient, f.detach(), rtol=1e-12, atol=1e-13)
 
@@ -92,14 +94,14 @@ def test_zero_charges_are_padding(kernel, differences, garbage, dtype, cloud, mo
     padded = torch.cat((y, torch.full((2, 3, 3), garbage, dtype=dtype)), 1)
     charges = torch.cat((v, torch.zeros(2, 3, dtype=dtype)), 1)
     padded.requires_grad_(), charges.requires_grad_()
-    u, f = potential_and_field(x, padded, charges, kernel)
+    u, f = potential_and_field(x, padded, kernel, charges=charges)
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     assert_near(u, expected_u, TOLERANCE[dtype])
     assert_near(f, expected_f, TOLERANCE[dtype])
     dy, dv = torch.autograd.grad(u.sum() + f.square().sum(), (padded, charges))
     assert (dy[:, 6:] == 0).all() and torch.isfinite(dv).all()
     y.requires_grad_()
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     (expected,) = torch.autograd.grad(u.sum() + f.square().sum(), y)
     assert_near(dy[:, :6], expected, 10 * TOLERANCE[dtype])
 
@@ -113,7 +115,7 @@ def test_far_targets_without_gradient_cost_no_digits(kernel, differences, cloud,
 
     def gradients(x, y):
         y = y.clone().requires_grad_()
-        u, f = potential_and_field(x, y, None, kernel)
+        u, f = potential_and_field(x, y, kernel)
         return torch.autograd.grad(u[:, :5].sum() + (f[:, :5] * move.to(f.dtype)).sum(), y)[0]
 
     assert_near(gradients(far, y), gradients(x.double(), y.double()), 1e-5)
@@ -123,7 +125,7 @@ def test_coincident_points_feel_no_force(kernel, cloud):
     x = cloud(1, 3).expand(4, 3).contiguous().requires_grad_()
     y = x.detach().clone().requires_grad_()
     v = cloud(4).requires_grad_()
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     assert (f == 0).all()
     torch.testing.assert_close(u, v.sum() * references.at_zero(kernel) * torch.ones_like(u), rtol=1e-12, atol=1e-13)
     first = torch.autograd.grad(u.sum() + (f * cloud(4, 3)).sum() + f.square().sum(), (x, y, v), create_graph=True)
@@ -149,8 +151,8 @@ def test_a_cloud_and_itself(kernel, cloud):
 @pytest.mark.parametrize("function", [potential, field, potential_and_field])
 def test_first_and_second_derivatives(function, kernel, cloud):
     inputs = (cloud(2, 3, 2, grad=True), cloud(2, 4, 2, grad=True), cloud(8).view(2, 4).requires_grad_())
-    assert gradcheck(lambda *a: function(*a, kernel), inputs)
-    assert gradgradcheck(lambda *a: function(*a, kernel), inputs, atol=1e-4)
+    assert gradcheck(lambda x, y, v: function(x, y, kernel, charges=v), inputs)
+    assert gradgradcheck(lambda x, y, v: function(x, y, kernel, charges=v), inputs, atol=1e-4)
 
 
 @pytest.mark.parametrize("function", [potential, field])
@@ -158,8 +160,8 @@ def test_first_and_second_derivatives(function, kernel, cloud):
 def test_derivatives_of_a_cloud_against_itself(function, d, kernel, cloud):
     n = 4 if d == 2 else 2
     inputs = (cloud(n, d, grad=True), cloud(n).requires_grad_())
-    assert gradcheck(lambda x, v: function(x, x, v, kernel), inputs)
-    assert gradgradcheck(lambda x, v: function(x, x, v, kernel), inputs, atol=1e-4)
+    assert gradcheck(lambda x, v: function(x, x, kernel, charges=v), inputs)
+    assert gradgradcheck(lambda x, v: function(x, x, kernel, charges=v), inputs, atol=1e-4)
 
 
 def test_second_derivatives_when_inputs_depend_on_each_other(kernel, cloud):
@@ -167,7 +169,7 @@ def test_second_derivatives_when_inputs_depend_on_each_other(kernel, cloud):
 
     def energy(x, y):
         y = y + x.mean(0)
-        return field(x, y, y.square().sum(-1), kernel).square().sum()
+        return field(x, y, kernel, charges=y.square().sum(-1)).square().sum()
 
     assert gradgradcheck(energy, (cloud(3, 2, grad=True), cloud(4, 2, grad=True)), atol=1e-4)
 
@@ -177,7 +179,7 @@ def test_derivatives_in_some_of_the_inputs(kernel, wanted, cloud):
     def gradients(which):
         inputs = [x, y, v]
         inputs = [t.clone().requires_grad_(i in which) for i, t in enumerate(inputs)]
-        u, f = potential_and_field(*inputs, kernel)
+        u, f = potential_and_field(*inputs[:2], kernel, charges=inputs[2])
         return torch.autograd.grad(u.square().sum() + f.square().sum(), [inputs[i] for i in which])
 
     x, y, v = cloud(2, 5, 3), cloud(2, 4, 3), cloud(8).view(2, 4)
@@ -190,7 +192,7 @@ def test_derivatives_in_some_of_the_inputs(kernel, wanted, cloud):
 def test_gradients_in_single_precision(kernel, d, cloud):
     def gradients(*inputs):
         inputs = [t.clone().requires_grad_() for t in inputs]
-        u, f = potential_and_field(*inputs, kernel)
+        u, f = potential_and_field(*inputs[:2], kernel, charges=inputs[2])
         return torch.autograd.grad(u.square().sum() + f.square().sum(), inputs)
 
     inputs = [cloud(2, 9, d, dtype=torch.float32), cloud(2, 8, d, dtype=torch.float32), cloud(16).view(2, 8).float()]
@@ -216,9 +218,9 @@ def test_tiles_and_branches_agree(kernel, d, pairs, differences, cloud, monkeypa
     monkeypatch.setattr(dense, "tile_pairs", lambda *_: pairs)
     monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     assert_reference(x, y, v, kernel)
-    gradients = torch.autograd.grad((field(x, y, v, kernel) * move).sum(), (x, y))
+    gradients = torch.autograd.grad((field(x, y, kernel, charges=v) * move).sum(), (x, y))
     monkeypatch.undo()
-    expected = torch.autograd.grad((field(x, y, v, kernel) * move).sum(), (x, y))
+    expected = torch.autograd.grad((field(x, y, kernel, charges=v) * move).sum(), (x, y))
     for value, reference in zip(gradients, expected, strict=True):
         torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
 
@@ -232,7 +234,7 @@ def test_far_from_the_origin(kernel, differences, cloud, monkeypatch):
 
     def derivatives(x, y):
         x = x.clone().requires_grad_()
-        f = field(x, y, None, kernel)
+        f = field(x, y, kernel)
         return f.detach(), *torch.autograd.grad((f * move.to(x.dtype)).sum(), x)
 
     exact = derivatives(x.double() - 1000, y.double() - 1000)
@@ -246,26 +248,26 @@ def test_half_precision(kernel, dtype, tolerance, differences, cloud, monkeypatc
     """Only the result is rounded: sums are carried out in single precision."""
     monkeypatch.setattr(dense, "DIFFERENCE_DIMENSION", differences)
     x, y, v = cloud(2, 7, 3, dtype=dtype, grad=True), cloud(2, 9, 3, dtype=dtype), cloud(18).view(2, 9).to(dtype)
-    u, f = potential_and_field(x, y, v, kernel)
+    u, f = potential_and_field(x, y, kernel, charges=v)
     assert u.dtype == f.dtype == dtype
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     assert_near(u, expected_u, tolerance)
     assert_near(f, expected_f, tolerance)
     (gradient,) = torch.autograd.grad(f.sum(), x)
     double = x.detach().double().requires_grad_()
-    (expected,) = torch.autograd.grad(field(double, y.double(), v.double(), kernel).sum(), double)
+    (expected,) = torch.autograd.grad(field(double, y.double(), kernel, charges=v.double()).sum(), double)
     assert_near(gradient, expected, tolerance)
 
 
 def test_autocast_does_not_lower_the_precision(kernel, cloud):
     x, y = cloud(2, 7, 3, dtype=torch.float32), cloud(2, 9, 3, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = potential_and_field(x, y, None, kernel)
-    for value, expected in zip(under, potential_and_field(x, y, None, kernel), strict=True):
+        under = potential_and_field(x, y, kernel)
+    for value, expected in zip(under, potential_and_field(x, y, kernel), strict=True):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected, rtol=0, atol=0)
 
 
 def test_large_gaussian_distances_underflow_quietly(cloud):
-    u, f = potential_and_field(cloud(3, 2), cloud(3, 2) + 1e3, None, Gaussian(0.1))
+    u, f = potential_and_field(cloud(3, 2), cloud(3, 2) + 1e3, Gaussian(0.1))
     assert (u == 0).all() and (f == 0).all()

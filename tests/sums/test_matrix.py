@@ -128,7 +128,7 @@ def numbers_of(scene, *tensors):
 def judge_sums(judge, scene, kernel, backend):
     """Potential, field, first derivatives of both and second derivatives of the potential."""
     x, y, v = numbers_of(scene, scene.x, scene.y, scene.v)
-    u, f = potential_and_field(x, y, v, kernel, backend=backend)
+    u, f = potential_and_field(x, y, kernel, charges=v, backend=backend)
     X, Y, V, g, h, s, t, w = scene.numbers("x", "y", "v", "g", "h", "s", "t", "w")
     real = scene.real.numpy()
     pairs = judge.pairs(X, Y, V, kernel)
@@ -192,7 +192,7 @@ def judge_forward_mode(judge, scene, kernel, backend):
     X, Y, V, s, t, w = scene.numbers("x", "y", "v", "s", "t", "w")
 
     def sums(x, y, v):
-        return potential_and_field(x, y, v, kernel, backend=backend)
+        return potential_and_field(x, y, kernel, charges=v, backend=backend)
 
     _, (du, df) = torch.func.jvp(sums, (scene.x, scene.y, scene.v), (scene.s, scene.t, scene.w))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -302,7 +302,7 @@ def test_sliced_is_an_estimate_of_one_kernel(dtype, d):
             assert np.sqrt(off.reshape(len(X), -1).sum(1).mean()) <= 5 * float(error), name
     for name in set(ALL) - {"riesz 1.0"}:
         with pytest.raises(ValueError, match=r"^backend 'sliced' cannot run this: needs Riesz\(1\)"):
-            potential(scene.x, scene.y, scene.v, kernels(1.0)[name], backend="sliced")
+            potential(scene.x, scene.y, kernels(1.0)[name], charges=scene.v, backend="sliced")
 
 
 PROCESS = """
@@ -317,7 +317,7 @@ assert not wrong, wrong
 
 def judge_values(judge, scene, kernel, backend):
     """Potential and field alone."""
-    u, f = potential_and_field(scene.x, scene.y, scene.v, kernel, backend=backend)
+    u, f = potential_and_field(scene.x, scene.y, kernel, charges=scene.v, backend=backend)
     X, Y, V = scene.numbers("x", "y", "v")
     pairs = judge.pairs(X, Y, V, kernel)
     V = np.broadcast_to(V, pairs.s.shape)

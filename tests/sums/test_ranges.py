@@ -42,7 +42,7 @@ def test_any_unit_of_length(name, scale, d, cloud):
     x, y, v = cloud(2, 5, d), cloud(2, 6, d), cloud(12).view(2, 6)
     x, y, v = (x * scale).float(), (y * scale).float(), v.float()
     kernel = at_scale(name, scale)
-    u, f = potential_and_field(x, y, v, kernel, backend="dense")
+    u, f = potential_and_field(x, y, kernel, charges=v, backend="dense")
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     for value, expected in ((u, expected_u), (f, expected_f)):
         assert np.linalg.norm(value.double().numpy() - expected) <= 1e-5 * np.linalg.norm(expected)
@@ -100,7 +100,7 @@ def test_padding_may_lie_anywhere(far, d, cloud):
     force = wasserstein_gradient(padded, y, x_weights=w)
     torch.testing.assert_close(force[:, :5], wasserstein_gradient(x[:, :5], y))
     assert (force[:, 5:] == 0).all()
-    torch.testing.assert_close(field(y, padded, w), field(y, x[:, :5]))
+    torch.testing.assert_close(field(y, padded, charges=w), field(y, x[:, :5]))
 
 
 def test_second_derivatives_beside_far_padding(cloud):
@@ -116,10 +116,10 @@ def test_the_derivative_in_a_far_charge(cloud):
     x, y = cloud(3, 2).float(), cloud(4, 2).float()
     y[0] = 1e30
     charges = torch.tensor([0.0, 1, 1, 1], requires_grad=True)
-    (found,) = torch.autograd.grad(potential(x, y, charges).sum(), charges)
+    (found,) = torch.autograd.grad(potential(x, y, charges=charges).sum(), charges)
     torch.testing.assert_close(found[0], torch.tensor(-3e30 * 2**0.5), rtol=1e-6, atol=0)
     own = torch.ones(3, requires_grad=True)
-    torch.testing.assert_close(found[1:], torch.autograd.grad(potential(x, y[1:], own).sum(), own)[0])
+    torch.testing.assert_close(found[1:], torch.autograd.grad(potential(x, y[1:], charges=own).sum(), own)[0])
 
 
 def test_near_and_far_points_together():
@@ -134,13 +134,13 @@ def test_what_no_dtype_holds_is_refused(cloud):
         with pytest.raises(ValueError, match=rf"^points have coordinates up to [\d.]+{size}, whose squares float64"):
             potential(x * scale, x * scale)
     with pytest.raises(ValueError, match=r"^kernel Gaussian\(sigma=1e-60\): sigma = 1e-60 is too small for"):
-        potential(x * 1e100, x * 1e100, None, Gaussian(1e-60))
+        potential(x * 1e100, x * 1e100, Gaussian(1e-60))
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(1e-30), Laplacian(1e-40), 1e60 * Gaussian(1e-90)], ids=repr)
 def test_kernels_that_are_narrow_or_heavy_beyond_single_precision(kernel, cloud):
     x, y = cloud(3, 2).float(), cloud(4, 2).float()
-    u, f = potential_and_field(x, y, None, kernel)
+    u, f = potential_and_field(x, y, kernel)
     assert (u == 0).all() and (f == 0).all()
 
 
@@ -159,8 +159,8 @@ class Cubic(RadialKernel):
 
 def test_own_kernels_in_any_unit(cloud):
     x = cloud(3, 2).float()
-    found = potential(x * 2.0**-40, x * 2.0**-40, None, Cubic())
-    torch.testing.assert_close(found * 2.0**120, potential(x, x, None, Cubic()))
+    found = potential(x * 2.0**-40, x * 2.0**-40, Cubic())
+    torch.testing.assert_close(found * 2.0**120, potential(x, x, Cubic()))
 
 
 # Half precision
@@ -218,6 +218,6 @@ def test_nearest_points_beside_far_padding(cloud):
     x_mask, y_mask = torch.arange(5) < 4, torch.arange(6) < 3
     expected = chamfer(x[:, :4], y[:, :3])
     x[:, 4:], y[:, 3:] = 1e30, -1e25
-    found = chamfer(x, y, x_mask.expand(2, -1), y_mask.expand(2, -1))
+    found = chamfer(x, y, x_mask=x_mask.expand(2, -1), y_mask=y_mask.expand(2, -1))
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(nearest(x[:, :4], y, y_mask=y_mask.expand(2, -1)), nearest(x[:, :4], y[:, :3]))

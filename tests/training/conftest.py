@@ -18,7 +18,15 @@ def rings():
 @pytest.fixture
 def small():
     """Settings of a tiny model: small(**changes)."""
-    defaults = {"dim_z": 8, "particles": 3, "heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 8, "warmup": 3}
+    defaults = {
+        "dim_z": 8,
+        "particles": 3,
+        "num_heads": 2,
+        "dim_lift": 4,
+        "dim_hidden": 8,
+        "batch_size": 8,
+        "warmup": 3,
+    }
 
     def make(**changes):
         return Config(**{**defaults, "epochs": 3, "device": "cpu", **changes})

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ddeq_fast.data.dataset import Dataset, Split, generator
-from ddeq_fast.training import Trainer
+from ddeq_fast.training import Trainer, make_model
 from ddeq_fast.training.config import Config
 
 
@@ -33,7 +33,7 @@ RUNS = {
     "die": {},
     "dropout": {"dropout": 0.4, "jacobian": 0.0, "cross_layers": 2, "weight_decay": 0.3, "flow_decay": 0.9},
     "complete-dropout": {"task": "complete", "dropout": 0.4, "remove": "fraction", "entropy": 0.1, "chamfer": 0.5},
-    "even": {"task": "complete", "seeds": "even", "batching": "by-length", "flow_gradient": "witness"},
+    "even": {"task": "complete", "start": "even", "batching": "by-length", "flow_gradient": "witness"},
     "ift": {"backward": "ift", "solver": "anderson", "tol": 1e-2, "dropout": 0.2, "clip": 0.05},
     "alone": {"batch_size": 1, "jitter": 0.3, "flow_gradient": "witness", "flow_decay": 0.8, "epochs": 1},
     "auto": {"solver": "auto", "max_steps": 40, "tol": 1e-3, "backward": "ift", "dropout": 0.5, "batch_size": 12},
@@ -47,14 +47,14 @@ RUNS = {
 
 def settings(run):
     """Of a tiny model."""
-    sizes = {"dim_z": 8, "particles": 3, "heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 8, "warmup": 3}
+    sizes = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 8, "warmup": 3}
     solver = {"solver": "flow", "max_steps": 5, "tol": 1e-9}
     return Config(**{"device": "cpu", "epochs": 2, "growth": 1.5, **sizes, **solver, **RUNS[run]})
 
 
 def plain(config, dataset):
     """The model of the settings in the precision of the data."""
-    return config.build(dataset.dim, dataset.classes).to(dataset.train.points[0].dtype)
+    return make_model(config, dataset.dim, dataset.classes).to(dataset.train.points[0].dtype)
 
 
 def with_layer(config, dataset):

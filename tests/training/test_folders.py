@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 
-from ddeq_fast.commands import main as cli
+from ddeq_fast.commands import evaluate, train
 from ddeq_fast.data.dataset import Dataset, Split
-from ddeq_fast.training import BEST, CONFIG, LAST, METRICS, Trainer, load_model, read_metrics
+from ddeq_fast.training import BEST, CONFIG_FILE, LAST, METRICS_FILE, Trainer, load_model, read_metrics
 from ddeq_fast.training.run import LOCK
-from ddeq_fast.utils import checkpoints, locks
+from ddeq_fast.utils import checkpoints, files, locks
 
 
 class Killed(BaseException):
@@ -27,7 +27,7 @@ def weights(folder):
 def test_a_run_killed_at_any_write_goes_on_exactly(rings, small, tmp_path, monkeypatch):
     config = small(epochs=2, dropout=0.2)
     Trainer(config, tmp_path / "whole", rings).fit(progress=False)
-    write, fold = checkpoints.write_atomically, tmp_path / "run"
+    write, fold = files.write_atomically, tmp_path / "run"
     for kill in range(1, 9):
         shutil.rmtree(fold, ignore_errors=True)
         count = 0
@@ -40,21 +40,21 @@ def test_a_run_killed_at_any_write_goes_on_exactly(rings, small, tmp_path, monke
                 raise Killed
             write(path, content)
 
-        monkeypatch.setattr(checkpoints, "write_atomically", killed)
+        monkeypatch.setattr(files, "write_atomically", killed)
         try:
             Trainer(config, fold, rings).fit(progress=False)
             assert count < kill
         except Killed:
             pass
-        monkeypatch.setattr(checkpoints, "write_atomically", write)
-        if (fold / CONFIG).exists():
+        monkeypatch.setattr(files, "write_atomically", write)
+        if (fold / CONFIG_FILE).exists():
             Trainer.resume(fold, rings).fit(progress=False)
         else:
             Trainer(config, fold, rings).fit(progress=False)
         ours, theirs = weights(fold), weights(tmp_path / "whole")
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
         assert [e["step"] for e in read_metrics(fold)] == [e["step"] for e in read_metrics(tmp_path / "whole")]
-        assert sorted(os.listdir(fold)) == sorted([BEST, CONFIG, LAST, METRICS])
+        assert sorted(os.listdir(fold)) == sorted([BEST, CONFIG_FILE, LAST, METRICS_FILE])
 
 
 def test_a_full_disk_ends_training_with_the_file_named(rings, small, tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_full_disk_ends_training_with_the_file_named(rings, small, tmp_path, m
         raise OSError(errno.ENOSPC, "No space left on device", "there")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device: 'there'"):
-        patch.setattr(checkpoints, "write_atomically", full)
+        patch.setattr(files, "write_atomically", full)
         trainer.fit(progress=False)
     assert Trainer.resume(tmp_path / "run", rings).fit(progress=False)["split"] == "test"
 
@@ -88,14 +88,14 @@ def test_what_can_be_neither_continued_nor_lost_is_named(rings, small, tmp_path)
     with pytest.raises(FileExistsError, match=r"holds best.safetensors of a run, but no last.safetensors: choose"):
         Trainer(small(), folder, rings)
     (folder / BEST).unlink()
-    (folder / METRICS).write_text("")
+    (folder / METRICS_FILE).write_text("")
     Trainer(small(), folder, rings)
 
 
 def test_damage_is_named(rings, small, tmp_path):
     folder = tmp_path / "run"
     Trainer(small(epochs=1), folder, rings).fit(progress=False)
-    files = {name: (folder / name).read_bytes() for name in (CONFIG, METRICS, LAST)}
+    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, METRICS_FILE, LAST)}
     tensors, info = checkpoints.load(folder / LAST)
     for change, message in [
         ({"step": None}, "after step None"),
@@ -111,18 +111,24 @@ def test_damage_is_named(rings, small, tmp_path):
         with pytest.raises(ValueError, match=rf"last\.safetensors.*{message}"):
             Trainer.resume(folder, rings)
     (folder / LAST).write_bytes(files[LAST])
-    lines = files[METRICS]
+    lines = files[METRICS_FILE]
     for name, content in [
-        *((METRICS, line + lines) for line in (b"{}\n", b"5\n", b'{"step": 1}\n', b"\xff\n", b"[" * 100000 + b"\n")),
-        *((METRICS, lines + line) for line in (b'{"step": \xff', lines.splitlines(True)[0], b"no\n")),
-        *((CONFIG, text) for text in (b"", b"\xff\xfe", b"[" * 100000, b'{"lr": 1%s}' % (b"0" * 400), b'{"lr": null}')),
-        (CONFIG, b'{"epochs": 1%s}' % (b"0" * 400)),
+        *(
+            (METRICS_FILE, line + lines)
+            for line in (b"{}\n", b"5\n", b'{"step": 1}\n', b"\xff\n", b"[" * 100000 + b"\n")
+        ),
+        *((METRICS_FILE, lines + line) for line in (b'{"step": \xff', lines.splitlines(True)[0], b"no\n")),
+        *(
+            (CONFIG_FILE, text)
+            for text in (b"", b"\xff\xfe", b"[" * 100000, b'{"lr": 1%s}' % (b"0" * 400), b'{"lr": null}')
+        ),
+        (CONFIG_FILE, b'{"epochs": 1%s}' % (b"0" * 400)),
     ]:
         (folder / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             Trainer.resume(folder, rings)
         (folder / name).write_bytes(files[name])
-    (folder / METRICS).unlink()
+    (folder / METRICS_FILE).unlink()
     with pytest.warns(UserWarning, match=r"metrics.jsonl lacks steps before 6"):
         assert Trainer.resume(folder, rings).fit(progress=False)["split"] == "test"
 
@@ -169,7 +175,7 @@ def test_a_picture_that_fails_is_a_line(rings, small, tmp_path, monkeypatch, cap
     trainer = Trainer(small(epochs=1), tmp_path / "run", rings)
     trainer.fit(progress=False)
     monkeypatch.setattr(drawing, "figure", lambda *_: 1 / 0)
-    cli._draw(trainer)
+    train.draw(trainer)
     assert "curves.png: ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -189,10 +195,10 @@ def test_nobody_needs_to_listen(rings, small, tmp_path, monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", stream)
     result = Trainer(small(epochs=1), tmp_path / "run", rings).fit()
-    cli._show(result)
-    assert json.loads((tmp_path / "run" / CONFIG).read_text())["epochs"] == 1
+    evaluate.show(result)
+    assert json.loads((tmp_path / "run" / CONFIG_FILE).read_text())["epochs"] == 1
 
 
 def test_completion_of_whole_clouds_is_shown(capsys):
-    cli._show({"chamfer": 0.5, "partial_chamfer": 0.0, "mmd": 0.1, "partial_mmd": 0.2, "loss": 1.0})
-    assert "Chamfer distance           0.50000, the partial's is 0\n" in capsys.readouterr().out
+    evaluate.show({"chamfer": 0.5, "partial_chamfer": 0.0, "mmd": 0.1, "partial_mmd": 0.2, "loss": 1.0})
+    assert "Chamfer distance                 0.50000, the partial's is 0\n" in capsys.readouterr().out

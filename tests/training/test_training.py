@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from ddeq_fast import training
-from ddeq_fast.training import BEST, CONFIG, LAST, METRICS, Interrupted, Trainer
+from ddeq_fast.solvers import quiet
+from ddeq_fast.training import BEST, CONFIG_FILE, LAST, METRICS_FILE, Interrupted, Trainer
 from ddeq_fast.training.config import Config
+from ddeq_fast.utils.validation import choose_device
 
 
 def entries(folder):
@@ -35,7 +37,7 @@ def test_a_run_learns_and_leaves_its_records(rings, small, tmp_path):
     trainer = Trainer(small(epochs=15), tmp_path / "new" / "run", rings)
     result = trainer.fit(progress=False)
     assert result["accuracy"] >= 0.9
-    assert sorted(os.listdir(trainer.folder)) == sorted([BEST, CONFIG, LAST, METRICS])
+    assert sorted(os.listdir(trainer.folder)) == sorted([BEST, CONFIG_FILE, LAST, METRICS_FILE])
     assert training.read_config(trainer.folder) == trainer.config
     log = entries(trainer.folder)
     train, test = ([e for e in log if e["split"] == split] for split in ("train", "test"))
@@ -89,7 +91,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(rings, small, tmp_path)
     killed.train_step = die
     with pytest.raises(MemoryError):
         killed.fit(progress=False)
-    with open(tmp_path / "killed" / METRICS, "a") as file:
+    with open(tmp_path / "killed" / METRICS_FILE, "a") as file:
         file.write('{"step": 9, "spl')
     resumed = Trainer.resume(tmp_path / "killed", rings)
     assert resumed.step == 6 and entries(tmp_path / "killed")[-1]["step"] == 6
@@ -182,12 +184,12 @@ def test_folders_in_bad_order_are_named(rings, small, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*last.safetensors"):
         Trainer.resume(tmp_path / "run", rings)
     (tmp_path / "run" / LAST).write_bytes(good)
-    (tmp_path / "run" / METRICS).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
+    (tmp_path / "run" / METRICS_FILE).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: not JSON"):
         Trainer.resume(tmp_path / "run", rings)
-    (tmp_path / "run" / METRICS).write_text("")
-    other = json.loads((tmp_path / "run" / CONFIG).read_text())
-    (tmp_path / "run" / CONFIG).write_text(json.dumps({**other, "dim_z": 16}))
+    (tmp_path / "run" / METRICS_FILE).write_text("")
+    other = json.loads((tmp_path / "run" / CONFIG_FILE).read_text())
+    (tmp_path / "run" / CONFIG_FILE).write_text(json.dumps({**other, "dim_z": 16}))
     with pytest.raises(ValueError, match=r"last.safetensors does not fit the model: ddeq"):
         Trainer.resume(tmp_path / "run", rings)
 
@@ -195,14 +197,14 @@ def test_folders_in_bad_order_are_named(rings, small, tmp_path):
 def test_an_unusable_device_is_named():
     for name in ("tpu9", "cuda:99"):
         with pytest.raises(ValueError, match=f"^device '{name}' cannot be used: "):
-            training.choose_device(name)
+            choose_device(name)
 
 
 @pytest.mark.parametrize(
     "change, error, message",
     [
         ({"dim_z": 0}, ValueError, "dim_z must be at least 1, got 0"),
-        ({"dim_z": 31}, ValueError, "heads must divide dim_z = 31, got 2"),
+        ({"dim_z": 31}, ValueError, "num_heads must divide dim_z = 31, got 2"),
         ({"epochs": 1.5}, TypeError, "epochs must be an integer, got float"),
         ({"lr": -1.0}, ValueError, r"lr must lie in \[1e-12, inf\), got -1.0"),
         ({"lr": float("nan")}, ValueError, r"lr must lie in \[1e-12, inf\), got nan"),
@@ -261,8 +263,9 @@ def test_every_kind_of_run_trains(rings, small, tmp_path, changes):
 
 
 def test_most_steps_bound_the_default_solver_as_a_whole():
-    model = Config(max_steps=7, tol=1e-9, dim_z=8, heads=2, dim_hidden=8, dim_lift=4).build(2, 3)
+    config = Config(max_steps=7, tol=1e-9, dim_z=8, num_heads=2, dim_hidden=8, dim_lift=4)
+    model = training.make_model(config, 2, 3)
     x = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), training.convergence_in_metrics():
+    with torch.no_grad(), quiet():
         info = model(x).equilibrium.info
     assert info.evaluations.tolist() == [8] * 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddeq_fast.utils import checkpoints, locks
+from ddeq_fast.utils import checkpoints, files, locks
 
 pytest.importorskip("safetensors")
 
@@ -103,28 +103,28 @@ def test_what_does_not_fit_is_named(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
     path = tmp_path / "c"
-    checkpoints.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*/c'"):
-        checkpoints.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
 
 
 def test_leftovers_of_killed_writes_are_removed(tmp_path):
     for name in (".c.abcd_123", "c", ".c.lock", ".cc.abcd_123", "abcd_123"):
         (tmp_path / name).touch()
-    checkpoints.remove_leftovers(tmp_path / "c")
+    files.remove_leftovers(tmp_path / "c")
     assert sorted(os.listdir(tmp_path)) == [".c.lock", ".cc.abcd_123", "abcd_123", "c"]
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from ddeq_fast.locks import alone
+from ddeq_fast.utils.locks import alone
 with alone(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     sys.stdin.read()

@@ -120,7 +120,7 @@ def test_points_of_the_witness(bad, error, message):
 )
 def test_charges(function, bad, error, message):
     with fails(error, message):
-        function(X, Y, bad)
+        function(X, Y, charges=bad)
 
 
 @every_measure

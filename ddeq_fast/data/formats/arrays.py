@@ -36,11 +36,18 @@ def read_array(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path} must hold an array (n, d) of real numbers, n and d at least 1, got shape {shape} of {dtype}"
         )
-    promised, held = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
-    if promised != held:
-        raise _damaged(path, f"its header promises {promised:,} bytes of numbers, {held:,} follow")
+    promised, following = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if promised != following:
+        raise _damaged(path, f"its header promises {promised:,} bytes of numbers, {following:,} follow")
     array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
     return _native(path, array)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """A .npy file of an array."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _native(path: Path, array: np.ndarray) -> np.ndarray:
@@ -73,5 +80,5 @@ def _member(path: Path, content: bytes) -> bytes:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error) -> ValueError:
+def _damaged(path: Path, error: object) -> ValueError:
     return ValueError(f"{path} is damaged, or holds something else than numbers: {error}")

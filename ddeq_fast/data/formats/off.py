@@ -97,6 +97,7 @@ class _Reader:
         return int(words[0]), int(words[1])
 
     def vertices(self) -> np.ndarray:
+        """(n, 3), float64."""
         number = self.counts[0]
         first, last = self.body[0], self.body[number - 1]
         table = parse_table(self.lines[first - 1 : last], self.path, first=first)
@@ -108,6 +109,7 @@ class _Reader:
         return table[:, :3]
 
     def triangles(self, vertices: int) -> np.ndarray:
+        """(m, 3), int64, of faces that name so many vertices."""
         body = self.body[self.counts[0] : sum(self.counts)]
         if not body:
             return np.empty((0, 3), np.int64)
@@ -125,13 +127,13 @@ class _Reader:
     def _fan(self, number: int, vertices: int) -> list[tuple[int, int, int]]:
         words = self._words(number)
         size = int(words[0]) if words[0].isdecimal() else 0
-        corners = words[1 : 1 + size]
-        if not 0 < size == len(corners) or not all(word.isdecimal() and int(word) < vertices for word in corners):
+        named = words[1 : 1 + size]
+        if not 0 < size == len(named) or not all(word.isdecimal() and int(word) < vertices for word in named):
             raise ValueError(
                 f"{self.path}, line {number}: expected a face: its size, that many vertices from 0 to {vertices - 1}; "
                 f"got {' '.join(words)[:60]!r}"
             )
-        corners = list(map(int, corners))
+        corners = [int(word) for word in named]
         return [(corners[0], corners[i], corners[i + 1]) for i in range(1, size - 1)]
 
 

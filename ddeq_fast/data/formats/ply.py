@@ -46,7 +46,9 @@ def read_ply(path: Path) -> np.ndarray:
 
 def _header(path: Path, content: bytes) -> tuple[str, list[Element], int, int]:
     """(byte order, "" for text; elements; bytes and lines of the header)."""
-    order, elements, start, number = None, [], 0, 0
+    order: str | None = None
+    elements: list[Element] = []
+    start = number = 0
     # The first line tells how lines end. CR may be all; a stray one before LF is white space.
     end = b"\r" if content.startswith(b"ply\r") and content[4:5] != b"\n" else b"\n"
     while (stop := content.find(end, start)) >= 0:
@@ -85,7 +87,9 @@ def _kind(words: list[str]) -> str | tuple[str, str]:
 
 
 def ply_bytes(points: np.ndarray) -> bytes:
-    """A binary PLY file of points (n, 2) or (n, 3), float32 or float64."""
+    """A binary PLY file of points (n, 2) or (n, 3), float32 or float64; ValueError for other dimensions."""
+    if points.shape[1] not in (2, 3):
+        raise ValueError(f"a PLY file holds points in 2 or 3 dimensions, got {points.shape[1]}")
     name, kind = ("double", "<f8") if points.dtype == np.float64 else ("float", "<f4")
     properties = "".join(f"property {name} {axis}\n" for axis in _AXES[: points.shape[1]])
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n{properties}end_header\n"

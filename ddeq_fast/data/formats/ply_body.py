@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
+        """Whether a property is a list."""
         return any(isinstance(kind, tuple) for kind in self.properties.values())
 
 
@@ -90,85 +92,111 @@ def binary_vertices(
     path: Path, content: bytes, size: int, order: str, elements: Sequence[Element], place: int, axes: Sequence[str]
 ) -> np.ndarray:
     """The coordinates (n, d), float64, called `axes` of the element at `place`, from the bytes after `size`."""
-    found = None
+    body = _Body(path, content, order)
+    vertices = np.empty((0, len(axes)))
     for i, element in enumerate(elements):
-        columns, size, held = _records(path, content, size, order, element, axes if i == place else ())
-        if held < element.count:
+        records = body.records(size, element, axes if i == place else ())
+        if records.number < element.count:
             plural = "vertices" if i == place else f"records of {element.name}"
-            raise ValueError(f"{path} is truncated: its header promises {element.count} {plural}, it holds {held}")
+            raise ValueError(
+                f"{path} is truncated: its header promises {element.count} {plural}, it holds {records.number}"
+            )
         if i == place:
-            found = columns
+            vertices = records.coordinates
+        size = records.end
     if size != len(content):
         raise ValueError(f"{path} has {len(content) - size} bytes after its end")
-    return found
+    return vertices
 
 
-def _records(path, content, start, order, element, axes) -> tuple[np.ndarray, int, int]:
-    """(coordinates, where the element ends, how many records are there); a list as long in each record is fast."""
-    if not element.properties or not element.count:
-        return np.empty((0, len(axes))), start, element.count
-    lengths = _lengths(path, content, start, order, element)
-    if lengths is not None:
-        fields = []
+class _Records(NamedTuple):
+    """The whole records of an element: coordinates (number, d), float64, how many, and where they end."""
+
+    coordinates: np.ndarray
+    number: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The bytes of a file and the order of those of a number, "<" or ">"."""
+
+    path: Path
+    content: bytes
+    order: str
+
+    def records(self, start: int, element: Element, axes: Sequence[str]) -> _Records:
+        """What there is of an element whose records begin at `start`."""
+        if not element.properties or not element.count:
+            return _Records(np.empty((0, len(axes))), element.count, start)
+        lengths = self._first_lengths(start, element)
+        alike = None if lengths is None else self._alike(start, element, axes, lengths)
+        return self._walk(start, element, axes) if alike is None else alike
+
+    def _alike(self, start: int, element: Element, axes: Sequence[str], lengths: Mapping[str, int]) -> _Records | None:
+        """All records at once, if every list is as long in each of them; None if not."""
+        fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
         for name, kind in element.properties.items():
             if isinstance(kind, tuple):
-                fields += [(f"length {name}", order + kind[0]), (f"list {name}", order + kind[1], (lengths[name],))]
+                fields.append((f"length {name}", self.order + kind[0]))
+                fields.append((f"list {name}", self.order + kind[1], (lengths[name],)))
             else:
-                fields.append((f"scalar {name}", order + kind))
-        kind = np.dtype(fields)
-        held = min(element.count, (len(content) - start) // kind.itemsize)
-        records = np.frombuffer(content, kind, held, start)
-        if all((records[f"length {name}"] == length).all() for name, length in lengths.items()) and (
-            held == element.count or not lengths
-        ):
-            columns = [records[f"scalar {axis}"].astype(np.float64) for axis in axes]
-            return np.stack(columns, 1) if axes else None, start + held * kind.itemsize, held
-    return _walk(path, content, start, order, element, axes)
+                fields.append((f"scalar {name}", self.order + kind))
+        record = np.dtype(fields)
+        count = min(element.count, (len(self.content) - start) // record.itemsize)
+        table = np.frombuffer(self.content, record, count, start)
+        if lengths and count < element.count:
+            return None
+        if not all((table[f"length {name}"] == length).all() for name, length in lengths.items()):
+            return None
+        coordinates = np.empty((count, len(axes)))
+        for column, axis in enumerate(axes):
+            coordinates[:, column] = table[f"scalar {axis}"]
+        return _Records(coordinates, count, start + count * record.itemsize)
 
-
-def _lengths(path, content, start, order, element) -> dict[str, int] | None:
-    """The lengths of the lists in the first record; None if it is not whole."""
-    lengths = {}
-    for name, kind in element.properties.items():
-        if isinstance(kind, tuple):
-            head = struct.Struct(order + kind[0])
-            if start + head.size > len(content):
-                return None
-            lengths[name] = _length(path, head.unpack_from(content, start)[0], name)
-            start += head.size + lengths[name] * struct.calcsize(order + kind[1])
-        else:
-            start += struct.calcsize(order + kind)
-    return lengths if start <= len(content) else None
-
-
-def _walk(path, content, start, order, element, axes) -> tuple[np.ndarray, int, int]:
-    steps = []
-    for name, kind in element.properties.items():
-        if isinstance(kind, tuple):
-            steps.append((name, struct.Struct(order + kind[0]), struct.calcsize(order + kind[1])))
-        else:
-            steps.append((name, struct.Struct(order + kind), None))
-    found, held = [], 0
-    for _ in range(element.count):
-        values = {}
-        for name, head, entry in steps:
-            if start + head.size > len(content):
-                return np.array(found), start, held
-            value = head.unpack_from(content, start)[0]
-            start += head.size
-            if entry is None:
-                values[name] = value
+    def _first_lengths(self, start: int, element: Element) -> dict[str, int] | None:
+        """The lengths of the lists in the first record; None if it is not whole."""
+        lengths = {}
+        for name, kind in element.properties.items():
+            if isinstance(kind, tuple):
+                head = struct.Struct(self.order + kind[0])
+                if start + head.size > len(self.content):
+                    return None
+                lengths[name] = self._length(head.unpack_from(self.content, start)[0], name)
+                start += head.size + lengths[name] * struct.calcsize(self.order + kind[1])
             else:
-                start += _length(path, value, name) * entry
-        if start > len(content):
-            return np.array(found), start, held
-        held += 1
-        if axes:
+                start += struct.calcsize(self.order + kind)
+        return lengths if start <= len(self.content) else None
+
+    def _walk(self, start: int, element: Element, axes: Sequence[str]) -> _Records:
+        """The records one by one, up to the first that is not whole."""
+        heads, entries = {}, {}  # a list's head is its length, entries the bytes of each of its numbers
+        for name, kind in element.properties.items():
+            heads[name] = struct.Struct(self.order + (kind[0] if isinstance(kind, tuple) else kind))
+            if isinstance(kind, tuple):
+                entries[name] = struct.calcsize(self.order + kind[1])
+        found: list[list[float]] = []
+        count = 0
+        while count < element.count:
+            end, values = start, {}
+            for name, head in heads.items():
+                if end + head.size > len(self.content):
+                    return _Records(_rows(found, axes), count, start)
+                values[name] = head.unpack_from(self.content, end)[0]
+                end += head.size
+                if name in entries:
+                    end += self._length(values[name], name) * entries[name]
+            if end > len(self.content):
+                break
             found.append([values[axis] for axis in axes])
-    return np.array(found, np.float64), start, held
+            start, count = end, count + 1
+        return _Records(_rows(found, axes), count, start)
+
+    def _length(self, value: int, name: str) -> int:
+        if value < 0:
+            raise ValueError(f"{self.path}: the list {name} has a length of {value}")
+        return value
 
 
-def _length(path, value: int, name: str) -> int:
-    if value < 0:
-        raise ValueError(f"{path}: the list {name} has a length of {value}")
-    return value
+def _rows(rows: Sequence[Sequence[float]], axes: Sequence[str]) -> np.ndarray:
+    return np.array(rows, np.float64).reshape(len(rows), len(axes))

@@ -8,6 +8,8 @@ import os
 import zlib
 from pathlib import Path
 
+from ddeq_fast.utils.validation import check_path
+
 VARIABLE = "DDEQ_FAST_DATA"
 # What is packed may be larger than the file by this factor (real clouds: 2 to 20; deflate's limit is 1,032), and in any
 # case so large.
@@ -23,16 +25,16 @@ _MARKS = {  # byte order marks; those of UTF-32 begin with those of UTF-16
 }
 
 
-def data_folder(name: str, root: str | Path | None, expected: str) -> Path:
+def data_folder(name: str, root: str | os.PathLike[str] | None, expected: str) -> Path:
     """The folder of a data set: `root`, or `name` inside the folder that the environment variable DDEQ_FAST_DATA names.
 
-    Raises FileNotFoundError saying where it looked and what is `expected` there.
+    Raises FileNotFoundError saying where it looked and what is `expected` there, TypeError for a root that is no path.
     """
     if root is None and not os.environ.get(VARIABLE):
         raise FileNotFoundError(
             f"{name}: no folder given: pass root, or set {VARIABLE} to a folder that holds {name}/; expected {expected}"
         )
-    folder = Path(os.environ[VARIABLE], name) if root is None else Path(root)
+    folder = Path(os.environ[VARIABLE], name) if root is None else check_path("root", root)
     if not folder.is_dir():
         raise FileNotFoundError(f"{name}: there is no folder {folder}; expected {expected}")
     return folder

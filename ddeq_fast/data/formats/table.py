@@ -42,7 +42,7 @@ def parse_table(
     """
     rows = [line.split(comments)[0] for line in lines] if comments else lines
     rows = [row for row in rows if row and not row.isspace()]
-    reason = None if rows else "no numbers"
+    reason = "no numbers"
     try:
         # Integers by way of floats, since numpy only warns of fractions, and warnings are the whole program's.
         size = _CHUNK if np.issubdtype(dtype, np.integer) else max(1, len(rows))
@@ -50,7 +50,7 @@ def parse_table(
         if rows:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
     except (ValueError, OverflowError) as error:
-        reason = error
+        reason = str(error)
     raise ValueError(_fault(lines, path, first, dtype, delimiter, comments, hint) or f"{path}: {reason}")
 
 
@@ -67,26 +67,39 @@ def _part(rows: Sequence[str], dtype: type, delimiter: str | None) -> np.ndarray
     return values
 
 
-def _fault(lines, path, first, dtype, delimiter, comments, hint) -> str | None:
+def _fault(
+    lines: Sequence[str], path: Path, first: int, dtype: type, delimiter: str | None, comments: str | None, hint: str
+) -> str | None:
     """What is wrong with the first line that is: found again slowly, so that good files are read fast."""
-    integer = np.issubdtype(dtype, np.integer)
-    limits = np.iinfo(dtype) if integer else None
-    expected = None
+    expected: tuple[int, int] | None = None  # values, and the line that has them
     for place, line in enumerate(lines, start=first):
-        words = (line.split(comments)[0] if comments else line).strip()
-        if not words:
+        text = (line.split(comments)[0] if comments else line).strip()
+        if not text:
             continue
-        words = words.split(delimiter)
+        words = [word.strip() for word in text.split(delimiter)]
         expected = expected or (len(words), place)
-        for word in map(str.strip, words):
-            value = number(word)
-            if integer and not (value is not None and value.is_integer() and limits.min <= value <= limits.max):
-                return f"{path}, line {place}: {word!r} is no integer from {limits.min} to {limits.max}{hint}"
-            if value is None:
-                return f"{path}, line {place}: {word!r} is no number{hint}"
-            if not abs(value) <= _LARGEST:
-                digits = any(letter.isdigit() for letter in word)
-                return f"{path}, line {place}: {word!r} is not finite" + (" in float32" if digits else "")
+        for word in words:
+            fault = _integer_fault(word, dtype) if np.issubdtype(dtype, np.integer) else _float_fault(word)
+            if fault is not None:
+                return f"{path}, line {place}: {word!r} is {fault[0]}" + hint * fault[1]
         if len(words) != expected[0]:
             return f"{path}, line {place}: {len(words)} values, but line {expected[1]} has {expected[0]}"
     return None if expected else f"{path} holds no numbers" + (f" from line {first} on" if first > 1 else "")
+
+
+def _integer_fault(word: str, dtype: type) -> tuple[str, bool] | None:
+    """What a word is if it is no integer of this type, and whether it may be badly written; None if it is one."""
+    value, limits = number(word), np.iinfo(dtype)
+    if value is not None and value.is_integer() and limits.min <= value <= limits.max:
+        return None
+    return f"no integer from {limits.min} to {limits.max}", True
+
+
+def _float_fault(word: str) -> tuple[str, bool] | None:
+    """The same for a number that is finite in float32."""
+    value = number(word)
+    if value is None:
+        return "no number", True
+    if abs(value) <= _LARGEST:
+        return None
+    return "not finite" + (" in float32" if any(letter.isdigit() for letter in word) else ""), False

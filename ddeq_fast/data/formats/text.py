@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ddeq_fast.data.formats.precision import keeps
 from ddeq_fast.data.formats.reading import read_lines
 from ddeq_fast.data.formats.table import number, parse_table
 
@@ -33,40 +35,65 @@ def read_text(path: Path) -> np.ndarray:
     lines = read_lines(path)
     rows = [_uncommented(line) for line in lines]
     filled = [i for i, row in enumerate(rows) if row]
-    names = count = None
-    while filled:
-        i = filled[0]
-        if names is None and (found := _names(rows[i])):
-            names, named = found, i + 1
-        elif count is None and rows[i].isdecimal() and len(_split(rows[filled[-1]])) > 1:
-            count, counted = int(rows[i]), i + 1
-        else:
-            break
+    head = _head(rows, filled)
+    for i in filled[: head.lines]:
         rows[i] = ""
-        del filled[0]
-    if not filled and (names or count is not None):
-        raise ValueError(f"{path} holds {'column names' if names else 'a number of points'}, but no points")
-    delimiter = None
-    if filled:
-        delimiter = _delimiter(rows[filled[0]])
-        for i in filled if delimiter else ():
+    filled = filled[head.lines :]
+    if not filled and head.lines:
+        raise ValueError(f"{path} holds {'column names' if head.names else 'a number of points'}, but no points")
+    delimiter = _delimiter(rows[filled[0]]) if filled else None
+    if delimiter is not None:
+        for i in filled:
             if _has_decimal_commas(rows[i]):
                 raise ValueError(f"{path}, line {i + 1}: {rows[i][:40]!r} may have decimal commas{_HINT}")
-        rows = _plain(rows, delimiter)
-    table = parse_table(rows, path, delimiter=delimiter, comments=None, hint=_HINT)
-    if count is not None and count != len(table):
-        raise ValueError(f"{path}, line {counted}: {count} points are promised, {len(table)} follow")
+    table = parse_table(_plain(rows, delimiter), path, delimiter=delimiter, comments=None, hint=_HINT)
+    if head.promised is not None and head.promised != len(table):
+        raise ValueError(f"{path}, line {head.promised_at}: {head.promised} points are promised, {len(table)} follow")
     width = table.shape[1]
-    if names is None:
-        names = _commented_names(lines[: filled[0]], width)
-    elif len(names) != width:
-        raise ValueError(f"{path}, line {named}: {len(names)} columns are named, but line {filled[0] + 1} has {width}")
+    if head.names is not None and len(head.names) != width:
+        named = f"line {head.named_at}: {len(head.names)} columns are named"
+        raise ValueError(f"{path}, {named}, but line {filled[0] + 1} has {width}")
+    names = head.names or _commented_names(lines[: filled[0]], width)
     if not names or not {"x", "y"} <= set(names):
         return table
     axes = [axis for axis in _AXES if axis in names]
     if any(names.count(axis) > 1 for axis in axes):
         raise ValueError(f"{path} names a coordinate twice: {', '.join(names)[:60]}")
     return table[:, [names.index(axis) for axis in axes]]
+
+
+class _Head(NamedTuple):
+    """What stands above the points: column names and a number of points, with their lines, and how many lines it is."""
+
+    names: list[str] | None
+    named_at: int
+    promised: int | None
+    promised_at: int
+    lines: int
+
+
+def _head(rows: Sequence[str], filled: Sequence[int]) -> _Head:
+    """The head of a file, of whose rows these are `filled`: names and number, either or both, in any order."""
+    names = promised = None
+    named_at = promised_at = lines = 0
+    for i in filled:
+        found = _names(rows[i]) if names is None else None
+        if found:
+            names, named_at = found, i + 1
+        elif promised is None and rows[i].isdecimal() and len(_split(rows[filled[-1]])) > 1:
+            promised, promised_at = int(rows[i]), i + 1
+        else:
+            break
+        lines += 1
+    return _Head(names, named_at, promised, promised_at, lines)
+
+
+def text_bytes(array: np.ndarray) -> bytes:
+    """A line a point (n, d), float32 or float64, in as many digits as reading needs to give the same back."""
+    words = [[f"{value:.9g}" for value in row] for row in array.tolist()]  # nine digits tell float32s apart
+    if array.dtype != np.float32 or not keeps(array, np.array(words).astype(np.float64)):
+        words = [list(map(repr, row)) for row in array.tolist()]
+    return "".join(" ".join(row) + "\n" for row in words).encode()
 
 
 def _uncommented(line: str) -> str:

@@ -1,19 +1,20 @@
-"""Functions of the original DDEQ code, with its names, arguments and returned values, on the sums and solvers here."""
+"""The flow of the original DDEQ code, with its name, arguments and returned values, by `MMDFlow`."""
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ddeq_fast.interop.original.first_kernel import FirstKernelFlow
+from ddeq_fast.interop.original.mmd import gaussian_kernel, gaussian_witness_function, radial, real_rows
 from ddeq_fast.interop.original.network import one_solve
-from ddeq_fast.solvers import SGD, Adam, FixedTarget, MMDFlow, Pushforward
-from ddeq_fast.sums import mmd
-from ddeq_fast.sums.radial import Gaussian, RadialKernel, Riesz
+from ddeq_fast.solvers import SGD, Adam, FixedTarget, Pushforward
+from ddeq_fast.sums.radial import Gaussian
 from ddeq_fast.utils.validation import (
     check_choice,
     check_cloud,
@@ -21,88 +22,11 @@ from ddeq_fast.utils.validation import (
     check_integer,
     check_mask,
     check_number,
+    check_pair,
     check_share,
 )
 
-
-def gaussian_kernel(x: Tensor, y: Tensor, sigma: float = 1.0) -> Tensor:
-    """exp(-|x_i - y_j|^2 / (2 sigma^2)) of x (..., n, d) and y (..., m, d): (..., n, m).
-
-    Above all a value of the argument `kernel`, alone or in a `functools.partial`; so is `riesz_kernel`.
-    """
-    return Gaussian(sigma).k(_squared_distances(x, y))
-
-
-def riesz_kernel(x: Tensor, y: Tensor, r: float = 1.0) -> Tensor:
-    """-|x_i - y_j|^r of x (..., n, d) and y (..., m, d): (..., n, m)."""
-    return Riesz(r).k(_squared_distances(x, y))
-
-
-def _squared_distances(x, y):
-    return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
-
-
-def _radial(kernel: Callable, sigma: float) -> RadialKernel:
-    """What `kernel` and `sigma` mean here."""
-    bound = {}
-    if isinstance(kernel, functools.partial) and not kernel.args:
-        kernel, bound = kernel.func, kernel.keywords
-    if kernel is gaussian_kernel and not set(bound) - {"sigma"}:  # the argument sigma overrules a bound one there too
-        return Gaussian(sigma)
-    if kernel is riesz_kernel and not set(bound) - {"r"}:
-        return Riesz(**bound)
-    raise ValueError(
-        f"kernel must be gaussian_kernel or riesz_kernel of this module, or a functools.partial of one, got {kernel!r}"
-    )
-
-
-def _real(cloud: Tensor, mask: bool) -> Tensor | None:
-    """True for rows that are no padding; there, padding is a row of zeros."""
-    return (cloud != 0).any(-1) if mask else None
-
-
-def squared_mmd(
-    x: Tensor,
-    y: Tensor,
-    sigma: float = 1.0,
-    kernel: Callable = gaussian_kernel,
-    mask_x: bool = False,
-    mask_y: bool = False,
-) -> Tensor:
-    """MMD^2 between clouds x (n, d) or (B, n, d) and y (m, d) or (B, m, d): a scalar, or (B,).
-
-    Args:
-        sigma: bandwidth of the Gaussian kernel.
-        kernel: `gaussian_kernel`, `riesz_kernel` or a `functools.partial` of one.
-        mask_x, mask_y: take rows of zeros for padding.
-
-    Raises:
-        TypeError, ValueError: as `ddeq_fast.squared_mmd`, or a kernel that is not of this module.
-    """
-    check_cloud("x", x)
-    check_cloud("y", y)
-    return mmd.squared_mmd(x, y, _radial(kernel, sigma), x_mask=_real(x, mask_x), y_mask=_real(y, mask_y))
-
-
-def gaussian_witness_function(
-    x: Tensor,
-    y: Tensor,
-    z: Tensor,
-    sigma: float = 1.0,
-    mask_x: bool = False,
-    mask_y: bool = False,
-    mask_z: bool = False,
-    kernel: Callable = gaussian_kernel,
-) -> Tensor:
-    """Witness function mean_i k(x_i, z) - mean_j k(y_j, z), for any `kernel`, at z (l, d) or (B, l, d): (l,) or (B, l).
-
-    Zero at rows of zeros if `mask_z`; other arguments and errors as in `squared_mmd`.
-    """
-    for name, cloud in (("x", x), ("y", y), ("z", z)):
-        check_cloud(name, cloud)
-    masks = {"x_mask": _real(x, mask_x), "y_mask": _real(y, mask_y)}
-    value = mmd.witness(z, x, y, _radial(kernel, sigma), **masks)
-    return value * _real(z, True) if mask_z else value
+_MOST_STEPS, _MOST_TIMESTAMPS = 1_000_000_000, 1_000_000
 
 
 class _Bandwidths(NamedTuple):
@@ -119,12 +43,13 @@ class _Bandwidths(NamedTuple):
         return [max(s * g**step, low) for s, g, low in zip(self.sigma, self.gamma_sigma, self.min_sigma, strict=True)]
 
 
-def _bandwidths(sigma, gamma_sigma, min_sigma, beta, gamma_beta) -> _Bandwidths:
+def _bandwidths(**given: float | Sequence[float] | None) -> _Bandwidths:
     """The entries as lists of equal length; there, entries without a partner in every other list are dropped."""
-    given = {"sigma": sigma, "gamma_sigma": gamma_sigma, "min_sigma": min_sigma, "beta": beta, "gamma_beta": gamma_beta}
-    lists = {k: list(v) if isinstance(v, Sequence) else [v] for k, v in given.items()}
+    lists: dict[str, list[Any]] = {}
+    for name, value in given.items():
+        lists[name] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     count = len(lists["sigma"])
-    if min_sigma is None:
+    if given["min_sigma"] is None:
         lists["min_sigma"] = [0.0] * count
     for name, values in lists.items():
         if len(values) != count or not values:
@@ -133,36 +58,51 @@ def _bandwidths(sigma, gamma_sigma, min_sigma, beta, gamma_beta) -> _Bandwidths:
             if name == "gamma_sigma":
                 check_share(name, value)
             else:
-                check_number(name, value, closed=name != "sigma")
+                check_number(name, value, high=1e100, closed=name != "sigma")
     return _Bandwidths(**lists)
 
 
-def _optimizer(name: str, options: dict | None, size: float) -> tuple[SGD | Adam, float]:
+def _options(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of the options; raises TypeError naming the argument unless they are some, or None."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict of options or None, got {type(given).__name__}")
+    return dict(given or {})
+
+
+def _optimizer(name: str, options: Mapping[str, Any] | None, size: float) -> tuple[SGD | Adam, float]:
     """The descent rule and step size for gradients that are 1 / `size` times those of the original code."""
     check_choice("optimizer", name, ("sgd", "adam"))
-    options = {"lr": 1.0 if name == "sgd" else 1e-3} if options is None else dict(options)
-    lr = options.pop("lr", 1e-3)
+    left = _options("optim_kwargs", options)
+    if options is None and name == "sgd":
+        left["lr"] = 1.0
+    lr = check_number("optim_kwargs['lr']", left.pop("lr", 1e-3))
+    rule: SGD | Adam
     if name == "sgd":
-        rule, lr = SGD(options.pop("momentum", 0.0), options.pop("nesterov", False)), lr * size
+        momentum = check_number("optim_kwargs['momentum']", left.pop("momentum", 0.0), high=1.0, closed=True)
+        rule = SGD(momentum=momentum, nesterov=check_flag("optim_kwargs['nesterov']", left.pop("nesterov", False)))
+        lr *= size
     else:
-        rule = Adam(*options.pop("betas", (0.9, 0.999)), options.pop("eps", 1e-8) / size)
-    _refuse({f"optim_kwargs[{key!r}]": value for key, value in options.items()}, f"not an option of {name} here")
+        beta1, beta2 = check_pair("optim_kwargs['betas']", left.pop("betas", (0.9, 0.999)), "(beta1, beta2)")
+        eps = check_number("optim_kwargs['eps']", left.pop("eps", 1e-8))
+        rule = Adam(beta1=beta1, beta2=beta2, eps=eps / size)
+    _refuse({f"optim_kwargs[{key!r}]": value for key, value in left.items()}, f"not an option of {name} here")
     return rule, lr
 
 
-def _decay(name: str, options: dict | None) -> tuple[float, int]:
+def _decay(name: str, options: Mapping[str, Any] | None) -> tuple[float, int]:
     """(factor, steps) of the step size."""
     check_choice("scheduler", name, ("steplr",))
-    options = dict(options or {})
-    decay = options.pop("gamma", 1.0), options.pop("step_size", 1)
-    _refuse({f"scheduler_kwargs[{key!r}]": value for key, value in options.items()}, "not an option here")
-    return decay
+    left = _options("scheduler_kwargs", options)
+    factor = check_share("scheduler_kwargs['gamma']", left.pop("gamma", 1.0))
+    steps = check_integer("scheduler_kwargs['step_size']", left.pop("step_size", 1))
+    _refuse({f"scheduler_kwargs[{key!r}]": value for key, value in left.items()}, "not an option here")
+    return factor, steps
 
 
-def _refuse(arguments: dict, why: str) -> None:
+def _refuse(arguments: Mapping[str, Any], why: str) -> None:
     """Raise ValueError naming the first argument that is set to anything."""
     for name, value in arguments.items():
-        if value:
+        if not isinstance(value, (type(None), bool, int, float, str, Mapping, Sequence)) or value:
             raise ValueError(f"{name} cannot be mapped: {why}, got {value!r}")
 
 
@@ -178,36 +118,58 @@ def _steps(name: str, timestamps: int | Sequence[int] | None, max_iter: int) -> 
     if timestamps is None:
         return []
     if isinstance(timestamps, int):
-        check_integer(name, timestamps, low=0)
+        check_integer(name, timestamps, low=0, high=_MOST_TIMESTAMPS)
         return [1 + i * (max_iter - 1) // max(timestamps - 1, 1) for i in range(timestamps)]
-    return [check_integer(name, int(step)) for step in timestamps]
+    return steps_listed(name, timestamps, low=1)
 
 
-def _problem(func, target, start, mask, grad_mask, unbatched) -> Pushforward:
+def steps_listed(name: str, steps: Sequence[int], low: int) -> list[int]:
+    """The numbers of steps in a list, an array or a tensor of integers, each at least `low`.
+
+    Raises TypeError, ValueError naming the argument.
+    """
+    try:
+        return [check_integer(name, operator.index(step), low=low, high=_MOST_STEPS) for step in steps]
+    except TypeError:
+        raise TypeError(f"{name} must be a list of integers, got {steps!r:.60}") from None
+
+
+def _problem(
+    func: Callable[[Tensor], Tensor] | None,
+    target: Tensor | None,
+    start: Tensor,
+    mask: bool,
+    grad_mask: Tensor | None,
+    unbatched: bool,
+) -> Pushforward:
     """The fixed-point problem of `func` or of a fixed `target`, for start particles (B, n, d)."""
-    weights = _real(start, True).to(start.dtype) if mask else None
+    weights = real_rows(start).to(start.dtype) if mask else None
     frozen = None
     if grad_mask is not None:
+        if not isinstance(grad_mask, Tensor):
+            raise TypeError(f"grad_mask must be a torch.Tensor, got {type(grad_mask).__name__}")
         frozen = check_mask("grad_mask", (grad_mask[None] if unbatched else grad_mask).bool(), start)
     if target is not None:
-        check_cloud("target_tensor", target)
         target = target.detach()[None] if unbatched else target.detach()
-        return FixedTarget(target, _real(target, True).to(target.dtype) if mask else None, weights, frozen)
+        return FixedTarget(target, real_rows(target).to(target.dtype) if mask else None, weights, frozen)
 
-    def image(z, context, weights):
+    if not callable(func):
+        raise TypeError(f"func must be callable, got {type(func).__name__}")
+
+    def image(z: Tensor, context: None, weights: Tensor | None) -> Tensor:
         return func(z[0])[None] if unbatched else func(z)
 
     problem = Pushforward(image, None, weights, frozen)
     if mask:
         with torch.no_grad():
-            if not torch.equal(_real(problem.image(start), True), _real(start, True)):
+            if not torch.equal(real_rows(problem.image(start)), real_rows(start)):
                 raise ValueError("mask cannot be mapped: func must map rows of zeros, and no others, to rows of zeros")
     return problem
 
 
 @one_solve()
 def mmd_gf(
-    func: Callable | None = None,
+    func: Callable[[Tensor], Tensor] | None = None,
     x0: Tensor | None = None,
     max_iter: int = 2000,
     tol: float = 1e-3,
@@ -218,31 +180,31 @@ def mmd_gf(
     target_tensor: Tensor | None = None,
     beta: float | Sequence[float] = 0.01,
     gamma_beta: float | Sequence[float] = 1.0,
-    witness_fn: Callable = gaussian_witness_function,
-    kernel: Callable = gaussian_kernel,
+    witness_fn: Callable[..., Tensor] = gaussian_witness_function,
+    kernel: Callable[..., Tensor] = gaussian_kernel,
     sigma: float | Sequence[float] = 1.0,
     gamma_sigma: float | Sequence[float] = 1.0,
     min_sigma: float | Sequence[float] | None = None,
     optimizer: str = "sgd",
-    optim_kwargs: dict | None = None,
+    optim_kwargs: Mapping[str, Any] | None = None,
     scheduler: str = "steplr",
-    scheduler_kwargs: dict | None = None,
+    scheduler_kwargs: Mapping[str, Any] | None = None,
     reg: float = 0.0,
     reg_p: float = 2.0,
-    callback: Callable | None = None,
+    callback: Callable[..., None] | None = None,
     timestamps_callback: int | Sequence[int] = 0,
     plot: bool = False,
     plot_to_wandb: bool = False,
-    plot_kwargs: dict | None = None,
+    plot_kwargs: Mapping[str, Any] | None = None,
     progress_bar: bool = False,
-    callback_kwargs: dict | None = None,
+    callback_kwargs: Mapping[str, Any] | None = None,
     mask: bool = False,
     rescale_losses: bool = False,
     autodiff: bool = False,
     rescale_autodiff: bool = False,
     grad_mask: Tensor | None = None,
-    wandb_dict: dict | None = None,
-) -> tuple[Tensor, list[Tensor], dict]:
+    wandb_dict: Mapping[str, Any] | None = None,
+) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
     """Flow of MMD^2(Z, F(Z)) / 2, or towards a fixed target, by `MMDFlow`. A solver that torchdeq can register.
 
     Args:
@@ -295,7 +257,9 @@ def mmd_gf(
     if x0 is None or (func is None) == (target_tensor is None):
         raise ValueError("mmd_gf needs x0 and either func or target_tensor")
     check_cloud("x0", x0)
-    check_integer("max_iter", max_iter)
+    if target_tensor is not None:
+        check_cloud("target_tensor", target_tensor, like=("x0", x0))
+    check_integer("max_iter", max_iter, high=_MOST_STEPS)
     check_number("tol", tol, closed=True)
     check_integer("stop_frequency", stop_frequency)
     flags = {"mask": mask, "autodiff": autodiff, "rescale_losses": rescale_losses, "rescale_autodiff": rescale_autodiff}
@@ -307,12 +271,16 @@ def mmd_gf(
     check_choice("stop_type", stop_type, ("mmd", "grad"))
     if witness_fn is not gaussian_witness_function:
         raise ValueError(f"witness_fn cannot be mapped: it follows from the kernel, got {witness_fn!r}")
+    check_number("reg", reg, closed=True)
+    check_number("reg_p", reg_p)
     if not autodiff:
         _refuse({"reg": reg, "rescale_losses": rescale_losses}, "it needs autodiff=True")
-    bandwidths = _bandwidths(sigma, gamma_sigma, min_sigma, beta, gamma_beta)
+    bandwidths = _bandwidths(
+        sigma=sigma, gamma_sigma=gamma_sigma, min_sigma=min_sigma, beta=beta, gamma_beta=gamma_beta
+    )
     if func is not None or autodiff:
         _refuse({"beta": bandwidths.beta[0]}, "noise needs target_tensor and autodiff=False")
-    kernels = [_radial(kernel, s) for s in bandwidths.at(0)]
+    kernels = [radial(kernel, s) for s in bandwidths.at(0)]
     annealed = isinstance(kernels[0], Gaussian) and bandwidths.at(0) != bandwidths.at(max_iter - 1)
     if annealed and stop_type == "mmd" and max_iter >= stop_frequency:
         _refuse({"gamma_sigma": gamma_sigma}, "stop_type 'mmd' needs a constant bandwidth or stop_frequency > max_iter")
@@ -320,7 +288,7 @@ def mmd_gf(
     unbatched = x0.dim() == 2
     start = x0.detach()[None] if unbatched else x0.detach()
     problem = _problem(func, target_tensor, start, mask, grad_mask, unbatched)
-    problem.check(start)
+    problem = problem.checked(start, "x0")
     batch, n = start.shape[:2]
     counts = [float(n)] * batch if problem.weights is None else problem.weights.sum(1).tolist()
     # Gradients here are those of the witness function: n times those of the objective.
@@ -328,8 +296,8 @@ def mmd_gf(
     rule, lr = _optimizer(optimizer, optim_kwargs, size)
     # Stop values here: MMD, or a sample's root mean square gradient.
     power, unit = (2.0, 1.0) if stop_type == "mmd" else (1.0, size * batch**0.5 if stop_mode == "abs" else 1.0)
-    solver = MMDFlow(
-        kernels,
+    solver = FirstKernelFlow(
+        kernel=kernels,
         lr=lr,
         max_steps=max_iter,
         tol=(tol / unit) ** (1 / power),
@@ -342,14 +310,15 @@ def mmd_gf(
         anneal=(bandwidths.gamma_sigma[0], bandwidths.at(max_iter - 1)[0]) if annealed else None,
         noise=(bandwidths.beta[0], bandwidths.gamma_beta[0]),
         rescale=rescale_losses,
-        first_kernel_only=True,
         regulariser=(reg * _same("reg", counts) / n, reg_p) if reg else None,
     )
 
     keep, stamps = _steps("indexing", indexing, max_iter), _steps("timestamps_callback", timestamps_callback, max_iter)
-    kept, errors = {}, defaultdict(list)
+    more = _options("callback_kwargs", callback_kwargs)
+    kept: dict[int, Tensor] = {}
+    errors: defaultdict[str, list[Any]] = defaultdict(list)
 
-    def tell(step, particles):
+    def tell(step: int, particles: Tensor) -> None:
         if callback is None:
             return
         clouds = start.clone(), particles, problem.image(particles)
@@ -364,10 +333,10 @@ def mmd_gf(
             stop_mode=stop_mode,
             step=step,
             mask=mask,
-            **(callback_kwargs or {}),
+            **more,
         )
 
-    def watch(step, particles, residual):
+    def watch(step: int, particles: Tensor, residual: Tensor) -> None:
         if step in keep:
             kept[step] = particles[0] if unbatched else particles
         if step == 0 or step in stamps:
@@ -379,11 +348,10 @@ def mmd_gf(
         if nstep and nstep not in stamps:
             tell(nstep, particles)
     final = particles[0] if unbatched else particles
-    kept = [kept.get(step, final) for step in keep]
     value = unit * float(info.residual.max()) ** power
     return (
         final,
-        kept,
+        [kept.get(step, final) for step in keep],
         {
             "nstep": torch.tensor(nstep),
             f"{stop_mode}_lowest": torch.tensor(value, dtype=torch.float64),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddeq_fast.interop.original.state_dicts import original_name, transport_name
-from ddeq_fast.networks import TransportMap
-from ddeq_fast.utils.validation import check_mask
+from ddeq_fast.networks import Context, TransportMap
+from ddeq_fast.networks.encoders import MOST_LAYERS
+from ddeq_fast.networks.layers import check_widths
+from ddeq_fast.utils.validation import check_integer, check_mask, check_some_left, values_readable
 
-_SOLVE: ContextVar[dict | None] = ContextVar("solve", default=None)
+# Contexts of one solve, under the ids of the network, the cloud and its mask, and beside them cloud and mask.
+_Known = dict[tuple[int, int, int], tuple[Context, Tensor, Tensor | None]]
+_SOLVE: ContextVar[_Known | None] = ContextVar("solve", default=None)
 
 
 @contextmanager
-def one_solve():
+def one_solve() -> Iterator[None]:
     """Evaluations inside are of one function: a `DEQ` prepares each cloud X that it meets once, without a graph."""
     token = _SOLVE.set({})
     try:
@@ -64,6 +70,21 @@ class DEQ(nn.Module):
         FFNNetwork: type | None = None,
     ):
         super().__init__()
+        check_widths(
+            d_z=d_z,
+            d_x=d_x,
+            hidden_dim_equiv_1=hidden_dim_equiv_1,
+            hidden_dim_equiv_2=hidden_dim_equiv_2,
+            num_heads=num_heads,
+            dim_feedforward=dim_feedforward,
+        )
+        if d_z % num_heads:
+            raise ValueError(f"num_heads must divide d_z = {d_z}, got {num_heads}")
+        optional = {"hidden_dim_equiv_3": hidden_dim_equiv_3, "ffn_hidden": ffn_hidden}
+        check_widths(**{name: width for name, width in optional.items() if width is not None})
+        check_integer("num_layers", num_layers, low=0, high=MOST_LAYERS)
+        if num_layers_self_encoders is not None:
+            check_integer("num_layers_self_encoders", num_layers_self_encoders, low=0, high=MOST_LAYERS)
         _require("encoder", getattr(encoder, "__name__", None), (None, "CrossAttentionEncoder"))
         _require(
             "EquivariantNetwork", getattr(EquivariantNetwork, "__name__", None), (None, "EquivariantLinearNetwork")
@@ -85,7 +106,7 @@ class DEQ(nn.Module):
         self.transport = TransportMap(
             d_z,
             d_x,
-            heads=num_heads,
+            num_heads=num_heads,
             dim_lift=(third, hidden_dim_equiv_1, hidden_dim_equiv_2),
             dim_hidden=dim_feedforward,
             dim_final=4 * d_encoder if ffn_hidden is None else ffn_hidden,
@@ -138,8 +159,11 @@ class DEQ(nn.Module):
             image = torch.where(check_mask("fix_mask", fix_mask, z).reshape(*clouds.shape[:2], 1), clouds, image)
         return image.view(z.shape), None, None
 
-    def _context(self, inputs, x, mask):
+    def _context(self, inputs: Tensor, x: Tensor, mask: Tensor | None) -> Context:
+        """The context of clouds `inputs` (B, m, d_x), which the caller knows as `x`."""
         weights = _weights("x_mask", mask, x, inputs)
+        if weights is not None and values_readable(weights):
+            check_some_left("x_mask", (weights > 0).any(-1))
         known = _SOLVE.get()
         if known is None:
             return self.transport.encode(inputs, weights)
@@ -151,21 +175,22 @@ class DEQ(nn.Module):
         return known[key][0]
 
 
-def _weights(name, mask, cloud, batched):
+def _weights(name: str, mask: Tensor | None, cloud: Tensor, batched: Tensor) -> Tensor | None:
+    """Weights (B, n) of a mask of a cloud, of which `batched` (B, n, d) is a view."""
     return None if mask is None else check_mask(name, mask, cloud).reshape(batched.shape[:2]).to(batched.dtype)
 
 
-def _require(name, value, allowed):
-    if value not in allowed:
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not isinstance(value, (type(None), bool, int, str)) or value not in allowed:
         raise ValueError(f"{name} cannot be mapped: it must be {' or '.join(map(str, allowed))}, got {value!r}")
 
 
-def _to_original(module, state_dict, prefix, local_metadata):
+def _to_original(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, metadata: dict[str, Any]) -> None:
     for key in [key for key in state_dict if key.startswith(f"{prefix}transport.")]:
         state_dict[prefix + original_name(key.removeprefix(f"{prefix}transport."))] = state_dict.pop(key)
 
 
-def _from_original(module, state_dict, prefix, *_):
+def _from_original(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     for key in [key for key in state_dict if key.startswith(prefix)]:
         name = transport_name(key.removeprefix(prefix))
         if name is not None:

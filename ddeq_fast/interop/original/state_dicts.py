@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ddeq_fast.utils.validation import check_path
 
 # Left: name here. Right: name there, below "deq_model.".
 _TRANSPORT = {
@@ -25,9 +30,9 @@ _TRANSPORT = {
     "cross_encoder": "cross_encoder.layers",
     "final": "ffn",
 }
-_MODULES = {f"ddeq.transport.{ours}": f"deq_model.{theirs}" for ours, theirs in _TRANSPORT.items()}
-_MODULES["head"] = "classifier.linear"
-_MODULES["lift"] = "embedding_model"
+# Left: module there. Right: module of a model here.
+_MODULES = {f"deq_model.{theirs}": f"ddeq.transport.{ours}" for ours, theirs in _TRANSPORT.items()}
+_MODULES |= {"classifier.linear": "head", "embedding_model": "lift"}
 _PARTS = (
     ("multihead_attn.in_proj_", "project_in."),
     ("multihead_attn.out_proj.", "project_out."),
@@ -57,28 +62,17 @@ def original_name(name: str) -> str:
     return _TRANSPORT[module] + name[len(module) :]
 
 
-def from_original(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_original(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a model of the original code, renamed for `load_state_dict` of a `Classifier` or `Completer`.
 
-    Raises ValueError listing the keys that have no counterpart here.
+    Raises:
+        TypeError: something that is no dict of tensors.
+        ValueError: listing the keys that have no counterpart here.
     """
-    renamed, unknown = {}, []
-    for key, value in state_dict.items():
-        name = key
-        for theirs, ours in _PARTS:
-            name = name.replace(theirs, ours)
-        for ours, theirs in _MODULES.items():
-            if name.startswith(theirs + "."):
-                renamed[ours + name[len(theirs) :]] = value
-                break
-        else:
-            unknown.append(key)
-    if unknown:
-        raise ValueError(f"state_dict has keys that do not fit: {', '.join(sorted(unknown))}")
-    return renamed
+    return _renamed("state_dict", state_dict)
 
 
-def load_original(model: nn.Module, checkpoint: dict[str, Tensor] | str | os.PathLike) -> None:
+def load_original(model: nn.Module, checkpoint: Mapping[str, Tensor] | str | os.PathLike[str]) -> None:
     """Load a model of the original code into a `Classifier` or `Completer` of the same sizes, in its dtype.
 
     A model for padded clouds needs a `TransportMap(attend_to_padding=True)`. The start cloud stays the model's own: the
@@ -89,11 +83,15 @@ def load_original(model: nn.Module, checkpoint: dict[str, Tensor] | str | os.Pat
         checkpoint: a state dict, or the path of one written by `torch.save`; read with `weights_only=True`.
 
     Raises:
-        ValueError: listing the keys that have no counterpart, that are missing, or whose shapes differ.
+        TypeError: a model or checkpoint that is none.
+        ValueError: a file that is no checkpoint, or whose loading would run code; listing the keys that have no
+            counterpart, that are missing, or whose shapes differ.
+        FileNotFoundError: there is no such file.
     """
-    if not isinstance(checkpoint, dict):
-        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights, expected = from_original(checkpoint), model.state_dict()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Classifier or Completer, got {type(model).__name__}")
+    state_dict = checkpoint if isinstance(checkpoint, Mapping) else _read(check_path("checkpoint", checkpoint))
+    weights, expected = _renamed("checkpoint", state_dict), model.state_dict()
     expected.pop("ddeq.start", None)
     faults = [f"{name} is not in the model" for name in weights if name not in expected]
     faults += [f"{name} is not in the checkpoint" for name in expected if name not in weights]
@@ -104,3 +102,35 @@ def load_original(model: nn.Module, checkpoint: dict[str, Tensor] | str | os.Pat
     if faults:
         raise ValueError(f"checkpoint does not fit the model: {'; '.join(sorted(faults))}")
     model.load_state_dict(weights, strict=False)
+
+
+def _renamed(argument: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`from_original` of an argument of that name."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"{argument} must be a dict of tensors, got {type(state_dict).__name__}")
+    renamed, unknown = {}, []
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise TypeError(f"{argument} must hold tensors by name, got {type(value).__name__} under {key!r:.60}")
+        name = key
+        for theirs, ours in _PARTS:
+            name = name.replace(theirs, ours)
+        module = next((theirs for theirs in _MODULES if name.startswith(theirs + ".")), None)
+        if module is None:
+            unknown.append(key)
+        else:
+            renamed[_MODULES[module] + name[len(module) :]] = value
+    if unknown:
+        raise ValueError(f"{argument} has keys that do not fit: {', '.join(sorted(unknown))}")
+    return renamed
+
+
+def _read(path: Path) -> Any:
+    """What a file written by `torch.save` holds, if that is tensors and plain containers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: there is no file {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds: unpickling, zip files, tensors
+        reason = str(error).splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"checkpoint {path} is no file of weights alone: {reason[0]}") from error

@@ -13,12 +13,13 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import dense
-from ddeq_fast.sums.radial import KNOWN, Elementary, RadialKernel
+from ddeq_fast.sums.radial import Elementary, RadialKernel, elementary, unknown
 
 MAX_DIMENSION = 8
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -36,8 +37,8 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         return f"needs float32 or float64, got {x.dtype}"
     if x.shape[-1] > MAX_DIMENSION:
         return f"needs d <= {MAX_DIMENSION}, got d = {x.shape[-1]}"
-    unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in KNOWN]
-    return f"has no code for the kernel {', '.join(unknown)}" if unknown else None
+    strange = unknown(kernel)
+    return f"has no code for the kernel {strange}, which is not registered" if strange else None
 
 
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
@@ -45,8 +46,8 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     found = _summed("sums", kernel, (x,), (y,), v, (potential, field))
     if found is None:
         return dense.evaluate(x, y, v, kernel, potential, field)
-    u, f = found[:1] if potential else (), found[1 if potential else 0 :]
-    return (u[0] if potential else None), (torch.stack(f, -1) if field else None)
+    u = found.pop(0) if potential else None
+    return u, (torch.stack(found, -1) if field else None)
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
@@ -60,24 +61,25 @@ def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: Radia
 @torch.no_grad()
 def _summed(op: str, kernel: RadialKernel, targets, sources, v: Tensor, wanted) -> list[Tensor] | None:
     """Sums (B, m) over tiles of sources and targets; None without a compiler."""
-    x = targets[0]
-    kinds = tuple((type(term), term.code) for _, term in kernel.terms())
-    select = functools.partial(_program, op, x.shape[-1], kinds, wanted, x.dtype)
-    numbers = x.new_tensor([(weight, term.number) for weight, term in kernel.terms()])
-    rows = max(1, TILE // (x.shape[0] * min(SOURCES, v.shape[1])))
+    (batch, m, d), n = targets[0].shape, v.shape[1]
+    terms = elementary(kernel)
+    kinds = tuple((type(term), term.code) for _, term in terms)
+    numbers = v.new_tensor([(weight, term.number) for weight, term in terms])
+    rows = max(1, TILE // (batch * min(SOURCES, n)))
     columns = [_columns(source) for source in (*sources, v[..., None])]
-    parts = []
-    for i in range(0, x.shape[1], rows):
+    blocks = []
+    for i in range(0, m, rows):
         block = [_columns(target[:, i : i + rows]) for target in targets]
-        total = None
-        for j in range(0, v.shape[1], SOURCES):
+        total: list[Tensor] = []
+        for j in range(0, n, SOURCES):
             tile = [[coordinate[:, j : j + SOURCES] for coordinate in column] for column in columns]
-            sums = _compiled_sums(select, _ones(block[0][0], tile[0][0]), block, tile, numbers)
+            ones = batch == 1, min(rows, m - i) == 1, min(SOURCES, n - j) == 1
+            sums = _run(_Program(op, d, kinds, wanted, v.dtype, ones), block, tile, numbers)
             if sums is None:
                 return None
-            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
-        parts.append(total)
-    return parts[0] if len(parts) == 1 else [torch.cat(part, 1) for part in zip(*parts, strict=True)]
+            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+        blocks.append(total)
+    return blocks[0] if len(blocks) == 1 else [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
 
 
 def _columns(points: Tensor) -> list[Tensor]:
@@ -85,23 +87,40 @@ def _columns(points: Tensor) -> list[Tensor]:
     return [coordinate.contiguous() for coordinate in points.detach().unbind(-1)]
 
 
-_failed: set = set()  # programs that could not be compiled: not tried again
+@dataclass(frozen=True)
+class _Program:
+    """What a program is compiled for: nothing of it is a float.
+
+    Also its dtype and which of batch, targets and sources are one, sizes that are compiled in: dynamo would compile it
+    anew for each of them, which it refuses to do too often.
+    """
+
+    op: str
+    d: int
+    kinds: tuple[tuple[type[Elementary], str], ...]
+    wanted: tuple[bool, bool]
+    dtype: torch.dtype
+    ones: tuple[bool, bool, bool]
 
 
-def _compiled_sums(select: Callable, ones: tuple[bool, bool, bool], *arguments) -> list[Tensor] | None:
+_failed: set[_Program] = set()  # could not be compiled: not tried again
+
+
+def _run(program: _Program, targets, sources, numbers: Tensor) -> list[Tensor] | None:
     """The sums over one tile; None, after one warning, if they cannot be compiled here."""
-    if (select.args, ones) in _failed:
+    if program in _failed:
         return None
+    reason: Exception
     try:
         from torch._dynamo.exc import TorchDynamoException  # makes its folder when it is first imported
     except OSError as error:
         reason = error
     else:
         try:
-            return select(ones)(*arguments)
+            return _compiled(program)(targets, sources, numbers)
         except (TorchDynamoException, OSError) as error:
             reason = error
-    _failed.add((select.args, ones))
+    _failed.add(program)
     first = (str(reason).splitlines() or [type(reason).__name__])[0]
     _warn_once(f"{first}; its code goes to {_place()} (environment variable {VARIABLE})")
     return None
@@ -130,33 +149,17 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f"the compiled backend falls back to dense: {reason}", RuntimeWarning, stacklevel=5)
 
 
-def _ones(x: Tensor, y: Tensor) -> tuple[bool, bool, bool]:
-    """Which of batch, targets x (B, m) and sources y (B, n) are one: sizes that are compiled in."""
-    return x.shape[0] == 1, x.shape[1] == 1, y.shape[1] == 1
-
-
 @functools.lru_cache(maxsize=256)
-def _program(
-    op: str,
-    d: int,
-    kinds: tuple[tuple[type[Elementary], str], ...],
-    wanted: tuple[bool, bool],
-    dtype: torch.dtype,
-    ones: tuple[bool, bool, bool],
-) -> Callable:
-    """Compiled sums over one tile; see `_sums` and `_tangent` for what they return.
+def _compiled(program: _Program) -> Callable[..., list[Tensor]]:
+    """Compiled sums over one tile; see `_sums` and `_tangent` for what they return."""
+    formula = {"sums": _sums, "tangent": _tangent}[program.op]
 
-    Nothing that it is selected by is a float. One for each dtype and each `ones`, with which it would be compiled anew:
-    dynamo refuses to do so too often.
-    """
-    code = {"sums": _sums, "tangent": _tangent}[op]
-
-    def program(targets, sources, numbers):
-        return code(kinds, wanted, targets, sources, numbers)
+    def run(targets, sources, numbers):
+        return formula(program.kinds, program.wanted, targets, sources, numbers)
 
     # Dynamo counts recompilations by code object: each program gets one of its own.
-    program.__code__ = program.__code__.replace(co_name=f"{op}_{d}")
-    return torch.compile(program, dynamic=True, fullgraph=True)
+    run.__code__ = run.__code__.replace(co_name=f"{program.op}_{program.d}")
+    return torch.compile(run, dynamic=True, fullgraph=True)
 
 
 def _differences(x, y):

@@ -11,16 +11,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import dense, memory
-from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel
 
 PATH = Path(__file__).with_name("costs.json")
+# Kernels that are a general power of the distance, such as Riesz(1.2).
+POWER = "power"
 # Calls over which compiling is spread: who sums once sums again.
 CALLS = 10
-KINDS = {Riesz: "riesz", Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
 
 
 @functools.cache
@@ -30,25 +32,22 @@ def table() -> dict:
 
 
 def kind(term: RadialKernel) -> str:
-    """What decides the cost of an elementary kernel; a Riesz kernel other than 1 takes a general power."""
-    return "power" if isinstance(term, Riesz) and term.r != 1 else KINDS.get(type(term), "power")
+    """What the table knows an elementary kernel as; one that is not in it counts as a general power."""
+    code = getattr(term, "code", POWER)
+    return code if code in table()["backends"]["dense"]["kernels"] else POWER
 
 
-def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) -> float | None:
-    """Time of one pair on the CPU, with the table's number of threads; None if it was not measured."""
+def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) -> float:
+    """Time of one pair on the CPU, with the table's number of threads; KeyError if it was not measured."""
     return _pair_seconds(name, d, tuple(kind(term) for _, term in kernel.terms()), dtype)
 
 
 @functools.lru_cache(maxsize=1024)
-def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype) -> float | None:
-    entry = table()["backends"].get(name)
-    if entry is None or "pairs" not in entry:
-        return None
-    measured = sorted((int(key), value) for key, value in entry["pairs"].items())
-    below = [point for point in measured if point[0] <= d] or measured[:1]
-    above = [point for point in measured if point[0] >= d]
-    (low, first), (high, last) = below[-1], above[0] if above else (d, below[-1][1] * d / below[-1][0])
-    seconds = first if high == low else first + (last - first) * (d - low) / (high - low)
+def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype) -> float:
+    entry = table()["backends"][name]
+    dimensions, times = zip(*sorted((int(key), value) for key, value in entry["pairs"].items()), strict=True)
+    # Between measurements on a line, above the last in proportion to the dimension.
+    seconds = float(np.interp(d, dimensions, times)) * max(1, d / dimensions[-1])
     seconds *= sum(entry["kernels"][one] for one in kinds)
     return seconds * (entry["float64"] if dtype == torch.float64 else 1)
 

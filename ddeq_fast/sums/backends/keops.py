@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import keops_build
-from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -20,9 +20,9 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         return "pykeops needs a C++ compiler, and none of c++, g++, clang++ is on the path"
     if x.dtype not in (torch.float32, torch.float64):
         return f"needs float32 or float64, got {x.dtype}"
-    unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in _FORMULAS]
-    if unknown:
-        return f"has no formula for the kernel {', '.join(unknown)}"
+    strange = unknown(kernel, _FORMULAS)
+    if strange:
+        return f"has no formula for the kernel {strange}"
     return keops_build.reason()
 
 
@@ -60,20 +60,25 @@ def _arrays(*tensors: Tensor) -> list[Tensor]:
 
 def _numbers(kernel: RadialKernel, x: Tensor) -> Tensor:
     """Weights, and exponents or inverse bandwidths, (1, 2 terms): written into a formula they would lose digits."""
-    pairs = [(weight, term.r if type(term) is Riesz else 1 / term.sigma) for weight, term in kernel.terms()]
+    pairs = [
+        (weight, term.number if term.bandwidth is None else 1 / term.bandwidth) for weight, term in elementary(kernel)
+    ]
     return x.new_tensor(pairs, dtype=torch.float64).to(x.dtype).reshape(1, -1)
 
 
 def _mixed(kernel: RadialKernel, q: str, argument: int) -> tuple[str, str, str]:
     """k, phi and the curvature 2 q phi' of the squared distance q, their numbers at this argument."""
-    terms = kernel.terms()
+    terms = elementary(kernel)
     parameters = f"Var({argument},{2 * len(terms)},2)"
-    parts = []
+    k: list[str] = []
+    phi: list[str] = []
+    curvature: list[str] = []
     for i, (_, term) in enumerate(terms):
         weight, number = (f"Elem({parameters},{2 * i + j})" for j in range(2))
-        found = _energy_distance(q) if term == Riesz(1.0) else _FORMULAS[type(term)](q, number)
-        parts.append([f"({weight}*{value})" for value in found])
-    return tuple(f"({'+'.join(values)})" for values in zip(*parts, strict=True))
+        found = _energy_distance(q) if term.code == "riesz_1" else _FORMULAS[term.name](q, number)
+        for values, value in zip((k, phi, curvature), found, strict=True):
+            values.append(f"({weight}*{value})")
+    return f"({'+'.join(k)})", f"({'+'.join(phi)})", f"({'+'.join(curvature)})"
 
 
 def _away_from_zero(q: str) -> str:
@@ -115,8 +120,8 @@ def _inverse_multiquadric(q, c):
 
 
 _FORMULAS = {
-    Riesz: _riesz,
-    Gaussian: _gaussian,
-    Laplacian: _laplacian,
-    InverseMultiquadric: _inverse_multiquadric,
+    "riesz": _riesz,
+    "gaussian": _gaussian,
+    "laplacian": _laplacian,
+    "inverse_multiquadric": _inverse_multiquadric,
 }

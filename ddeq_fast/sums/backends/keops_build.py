@@ -102,6 +102,8 @@ def _import() -> types.ModuleType:
 
 def _import_quietly(name: str) -> None:
     spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"no module named {name!r}", name=name)
     module = importlib.util.module_from_spec(spec)
     module.__class__ = _Silent
     sys.modules[name] = module
@@ -178,7 +180,10 @@ def _tags(folder: Path, formula: str) -> list[str]:
 
 def _named_by(error: Exception) -> list[str]:
     """The tag that an error of the import system or of the file system speaks of."""
-    name = error.name if isinstance(error, ImportError) else Path(error.filename or "").name.split(".")[0]
+    if isinstance(error, ImportError):
+        name = error.name
+    else:
+        name = Path(getattr(error, "filename", None) or "").name.split(".")[0]
     tag = (name or "").removeprefix("pykeops_cpp_")
     return [tag] if re.fullmatch("[0-9a-f]{8,}", tag) else []
 

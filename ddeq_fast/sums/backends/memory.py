@@ -69,6 +69,10 @@ def _warn_once() -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=6)
 
 
+# Of all sums that a backend was asked for, None for one that is not wanted.
+Sums = tuple[Tensor | None, ...]
+
+
 class Tiles:
     """Runs sums over all pairs in tiles.
 
@@ -76,10 +80,10 @@ class Tiles:
     tensors or None, additive in the sources. A tile that does not fit into memory is halved, and so are those after it.
     """
 
-    def __init__(self, sums: Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor | None, ...]], pairs: int):
+    def __init__(self, sums: Callable[[Sequence[Tensor], Sequence[Tensor]], Sums], pairs: int):
         self.sums, self.pairs = sums, pairs
 
-    def run(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    def run(self, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> Sums:
         """The sums over all sources, for all targets."""
         (batch, m), n = targets[0].shape[:2], sources[0].shape[1]
         if batch * m * n <= self.pairs or batch == m == n == 1:
@@ -105,16 +109,21 @@ class Tiles:
         for i in range(0, m, rows):
             block = [t[:, i : i + rows] for t in targets]
             tiles = [self.run(block, [s[:, j : j + columns] for s in sources]) for j in range(0, n, columns)]
-            parts.append(functools.reduce(_added, tiles))
+            parts.append(functools.reduce(added, tiles))
         return _joined(parts, 1)
 
 
-def _added(a, b):
-    return tuple(None if p is None else p + q for p, q in zip(a, b, strict=True))
+def added(a: Sums, b: Sums) -> Sums:
+    """Sum by sum; None where one was not wanted."""
+    return tuple(None if p is None or q is None else p + q for p, q in zip(a, b, strict=True))
 
 
-def _joined(parts, axis):
-    """Concatenate tuples of tensors; None where a quantity was not wanted."""
-    return tuple(
-        None if p[0] is None else (p[0] if len(p) == 1 else torch.cat(p, axis)) for p in zip(*parts, strict=True)
-    )
+def _joined(parts: Sequence[Sums], axis: int) -> Sums:
+    """Each sum from its parts along an axis; None where it was not wanted."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = []
+    for pieces in zip(*parts, strict=True):
+        wanted = [piece for piece in pieces if piece is not None]
+        joined.append(torch.cat(wanted, axis) if wanted else None)
+    return tuple(joined)

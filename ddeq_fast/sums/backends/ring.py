@@ -30,7 +30,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import registry
+from ddeq_fast.sums.backends.memory import Sums, added
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_some_left
 
@@ -142,9 +143,9 @@ class Ring:
         """The numbers of every process, for one kind of message; ValueError in all if the kinds differ."""
         device = "cpu" if "nccl" not in dist.get_backend(self.group) else "cuda"
         mine = torch.tensor([kind, len(numbers), *numbers, *[0] * (6 - len(numbers))], device=device)
-        every = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
-        self._guarded(lambda: dist.all_gather(every, mine, group=self.group))
-        every = [one.tolist() for one in every]
+        received = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
+        self._guarded(lambda: dist.all_gather(received, mine, group=self.group))
+        every: list[list[int]] = [one.tolist() for one in received]
         for process, one in enumerate(every):
             if one[:2] != every[0][:2]:
                 told = [f"process {p} {_KINDS[e[0]]}" for p, e in ((0, every[0]), (process, one))]
@@ -154,7 +155,7 @@ class Ring:
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs a process group on this kind of device, and what the local backend needs."""
         reason = self._unready(x)
-        return reason if reason or self.local == "auto" else backends.get(self.local).unsupported(x, y, kernel)
+        return reason if reason or self.local == "auto" else registry.unsupported(self.local, x, y, kernel)
 
     def _unready(self, x: Tensor) -> str | None:
         if not dist.is_available():
@@ -184,7 +185,7 @@ class Ring:
         return self._round(sums, x, (y, v[..., None], t), kernel, 0)
 
     def _backend(self, x, y, kernel):
-        return backends.get(backends.resolve(self.local, x, y, kernel))
+        return registry.get(registry.resolve(self.local, x, y, kernel))
 
     def _round(self, sums: Callable, x: Tensor, sources: tuple[Tensor, ...], kernel: RadialKernel, call: int):
         """Total of `sums` over the shards of all processes; `call` numbers what is summed."""
@@ -192,17 +193,14 @@ class Ring:
         widths = [source.shape[2] for source in sources]
         shard = torch.cat(sources, 2)
         rank, count = dist.get_rank(self.group), dist.get_world_size(self.group)
-        total = None
+        total: Sums = ()
         for step in range(count):
-            underway, incoming = [], None
-            if step + 1 < count:
-                incoming = shard.new_empty(shard.shape[0], sizes[(rank - step - 1) % count], shard.shape[2])
-                underway = self._pass_on(shard, incoming)
+            last = step + 1 == count
+            incoming = shard if last else shard.new_empty(len(shard), sizes[(rank - step - 1) % count], shard.shape[2])
+            underway = [] if last else self._pass_on(shard, incoming)
             y, v, *rest = shard.split(widths, 2)
             found = sums(y.contiguous(), v.squeeze(2), *(tensor.contiguous() for tensor in rest))
-            total = (
-                found if total is None else tuple(a if a is None else a + b for a, b in zip(total, found, strict=True))
-            )
+            total = added(total, found) if total else found
             for work in underway:
                 self._guarded(work.wait)
             shard = incoming
@@ -211,9 +209,9 @@ class Ring:
     def _pass_on(self, shard: Tensor, incoming: Tensor):
         """Start sending a shard to the next process and receiving one from the process before."""
         rank, count = dist.get_rank(self.group), dist.get_world_size(self.group)
-        after, before = (
-            dist.get_global_rank(self.group or dist.group.WORLD, (rank + step) % count) for step in (1, -1)
-        )
+        after, before = (rank + 1) % count, (rank - 1) % count
+        if self.group is not None:
+            after, before = (dist.get_global_rank(self.group, one) for one in (after, before))
         transfers = [
             dist.P2POp(dist.isend, shard.contiguous(), after, self.group),
             dist.P2POp(dist.irecv, incoming, before, self.group),

@@ -49,7 +49,7 @@ class Sliced:
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs Riesz(1), the kernel that slices into sorted sums."""
         terms = kernel.terms()
-        if len(terms) != 1 or not isinstance(terms[0][1], Riesz) or terms[0][1].r != 1:
+        if len(terms) != 1 or terms[0][1] != Riesz(1.0):
             return f"needs Riesz(1), up to a factor, got {kernel!r}"
         return None
 
@@ -64,19 +64,29 @@ class Sliced:
         # Signs of the diagonal make the frames uniform; a line and its reversal are the same direction here.
         return (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).mT.reshape(-1, d)[: self.directions]
 
-    def evaluate(self, x, y, v, kernel, potential, field):
+    def evaluate(
+        self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
         """See `Backend.evaluate`."""
-        factor = kernel.terms()[0][0] * _constant(x.shape[2]) / self.directions
-        u = torch.zeros_like(x[..., 0], dtype=torch.float64) if potential else None
-        f = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if field else None
+        weight = kernel.terms()[0][0]
+        u, f = self._means(x, y, v, potential, field)
+        return ((weight * u).to(x.dtype) if potential else None), ((weight * f).to(x.dtype) if field else None)
+
+    def _means(self, x: Tensor, y: Tensor, v: Tensor, potential: bool, field: bool) -> tuple[Tensor, Tensor]:
+        """Sums of Riesz(1), of no meaning where they are not wanted."""
+        factor = _constant(x.shape[2]) / self.directions
+        u = torch.zeros_like(x[..., 0], dtype=torch.float64)
+        f = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
         for theta, u_line, f_line in self._lines(x, y, v, potential, field):
             if potential:
                 u += u_line
             if field:
                 f += f_line[..., None] * theta
-        return tuple(None if s is None else (factor * s).to(x.dtype) for s in (u, f))
+        return factor * u, factor * f
 
-    def tangent(self, x, y, v, s, t, kernel):
+    def tangent(
+        self, x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel
+    ) -> tuple[Tensor, Tensor]:
         """Sliced fields are steps along each direction: there is no second derivative to return."""
         raise ValueError("backend 'sliced' has no second derivatives: use another one for Hessians")
 
@@ -88,7 +98,7 @@ class Sliced:
         """
         if self.directions < 2:
             raise ValueError(f"directions must be at least 2 for an estimate of the error, got {self.directions}")
-        u, f = self.evaluate(x, y, v, Riesz(1.0), True, True)
+        u, f = (mean.to(x.dtype) for mean in self._means(x, y, v, True, True))
         factor = _constant(x.shape[2])
         u_spread, f_spread = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(2))
         for theta, u_line, f_line in self._lines(x, y, v, True, True):
@@ -97,8 +107,10 @@ class Sliced:
         scale = self.directions * (self.directions - 1)
         return Estimate(u, f, (u_spread / scale).sqrt(), (f_spread / scale).sqrt())
 
-    def _lines(self, x, y, v, potential, field) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """For each direction: it (d,), and the one-dimensional potential and derivative at the targets, (B, m)."""
+    def _lines(
+        self, x: Tensor, y: Tensor, v: Tensor, potential: bool, field: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each direction: it (d,), and what `_line` returns of the points on it."""
         same = x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
         for theta in self.draw(x.shape[2]).to(x):
             s = y @ theta
@@ -110,8 +122,11 @@ def _constant(d: int) -> float:
     return math.sqrt(math.pi) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
 
 
-def _line(t: Tensor, s: Tensor, v: Tensor, potential: bool, field: bool) -> tuple[Tensor | None, Tensor | None]:
-    """-sum_j v_j |t_i - s_j| and its derivative -sum_j v_j sign(t_i - s_j), (B, m), of charges v at s (B, n)."""
+def _line(t: Tensor, s: Tensor, v: Tensor, potential: bool, field: bool) -> tuple[Tensor, Tensor]:
+    """-sum_j v_j |t_i - s_j| and its derivative -sum_j v_j sign(t_i - s_j), (B, m), of charges v at s (B, n).
+
+    An empty tensor stands for one that is not wanted.
+    """
     ordered, order = s.sort(1)
     # Targets in order walk through memory once, where a search at random would jump.
     t, place = (ordered, order) if t is s else t.sort(1)
@@ -119,7 +134,7 @@ def _line(t: Tensor, s: Tensor, v: Tensor, potential: bool, field: bool) -> tupl
     v = v.gather(1, order).double()
     charge = torch.nn.functional.pad(v.cumsum(1), (1, 0))
     below = torch.searchsorted(s, t)
-    u = f = None
+    u = f = t.new_empty(0)
     before, total = charge.gather(1, below), charge[:, -1:]
     if potential:
         moment = torch.nn.functional.pad((v * s).cumsum(1), (1, 0))

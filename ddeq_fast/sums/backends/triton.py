@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.radial import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
 from ddeq_fast.utils.validation import check_choice
 
 OLDEST = (3, 4)
 MAX_DIMENSION = 1024
 PRECISIONS = ("tf32x3", "tf32", "bf16")
-_SCALED = {Gaussian: "gaussian", Laplacian: "laplacian", InverseMultiquadric: "inverse_multiquadric"}
-_RIESZ = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -33,9 +31,9 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         return f"needs triton {'.'.join(map(str, OLDEST))} or above, got {'.'.join(map(str, _version()))}"
     if x.is_cuda and _too_old(x.device.index):
         return "needs a GPU of compute capability 8.0 or above"
-    unknown = [type(term).__name__ for _, term in kernel.terms() if type(term) not in (Riesz, *_SCALED)]
-    if unknown:
-        return f"has no code for the kernel {', '.join(unknown)}"
+    strange = unknown(kernel, _names())
+    if strange:
+        return f"has no code for the kernel {strange}"
     if x.shape[-1] > MAX_DIMENSION:
         return f"needs d <= {MAX_DIMENSION}, got d = {x.shape[-1]}"
     return None
@@ -58,17 +56,21 @@ def _too_old(device: int | None) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
 
 
+@functools.cache
+def _names() -> tuple[str, ...]:
+    """Kernels that Triton code is written for."""
+    from ddeq_fast.kernels import radial
+
+    return tuple(radial.KNOWN)
+
+
 @functools.lru_cache(maxsize=256)
 def _lowered(kernel: RadialKernel) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The kernel as `ddeq_fast.kernels.radial` takes it: names that select code, and run-time numbers."""
     from ddeq_fast.kernels import radial
 
-    names, numbers = [], []
-    for weight, term in kernel.terms():
-        riesz = type(term) is Riesz
-        names.append(_RIESZ.get(term.r, "riesz") if riesz else _SCALED[type(term)])
-        numbers.append((weight, term.r if riesz else term.sigma))
-    return tuple(names), radial.parameters(numbers)
+    terms = elementary(kernel)
+    return tuple(term.code for _, term in terms), radial.parameters([(weight, term.number) for weight, term in terms])
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,10 @@ def sums_and_gradients(rank, count, kernel):
 
     def derivatives(x, y, v, g, h, backend):
         x, y, v = (tensor.clone().requires_grad_() for tensor in (x, y, v))
-        u, f = potential_and_field(x, y, v, kernel, backend=backend)
+        u, f = potential_and_field(x, y, kernel, charges=v, backend=backend)
         first = torch.autograd.grad((u * g).sum() + (f * h).sum(), (x, y, v))
         bent = torch.autograd.grad(
-            (potential(x, y, v, kernel, backend=backend) * g).sum(), (x, y, v), create_graph=True
+            (potential(x, y, kernel, charges=v, backend=backend) * g).sum(), (x, y, v), create_graph=True
         )
         second = torch.autograd.grad(sum(part.square().sum() for part in bent), (x, y, v))
         return (u.detach(), f.detach()), first, second
@@ -106,9 +106,10 @@ def different_needs(rank, count):
     whole = [tensor.clone().requires_grad_() for tensor in (x, y, v)]
     flat = [tensor.flatten(0, 1) for tensor in whole]
     for call in (potential, field):
-        expected = torch.autograd.grad(call(*flat, backend="dense").square().sum(), whole, retain_graph=True)
+        found = call(*flat[:2], charges=flat[2], backend="dense").square().sum()
+        expected = torch.autograd.grad(found, whole, retain_graph=True)
         mine = [tensor[rank].clone().requires_grad_(rank == k) for k, tensor in enumerate((x, y, v))]
-        call(*mine, backend="ring").square().sum().backward()
+        call(*mine[:2], charges=mine[2], backend="ring").square().sum().backward()
         for k, tensor in enumerate(mine):
             assert (tensor.grad is not None) == (rank == k)
             if rank == k:
@@ -159,7 +160,7 @@ def disagreement(rank):
     call = field if rank == 1 else potential
     raises(ValueError, "the processes make different calls", lambda: call(x, x, backend="ring"))
     kernel = Gaussian(1.0 + rank)
-    raises(ValueError, "the processes make different calls", lambda: potential(x, x, None, kernel, backend="ring"))
+    raises(ValueError, "the processes make different calls", lambda: potential(x, x, kernel, backend="ring"))
 
 
 def third_derivatives():

@@ -5,7 +5,7 @@ import torch
 
 from ddeq_fast import potential_and_field, squared_mmd
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.backends import dense
+from ddeq_fast.sums.backends import dense, registry
 from ddeq_fast.sums.radial import Riesz
 
 X, Y = torch.zeros(4, 3), torch.ones(5, 3)
@@ -30,11 +30,9 @@ class Recorder:
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch):
+def copied_registry(monkeypatch):
     """A copy of the registry for each test."""
-    monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
-    monkeypatch.setattr(backends, "_PREFERENCE", list(backends._PREFERENCE))
-    monkeypatch.setattr(backends, "_OFFERED", dict(backends._OFFERED))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def test_a_registered_backend_is_used_when_named():

@@ -9,7 +9,7 @@ from ddeq_fast import Gaussian, Riesz
 from ddeq_fast.commands.main import main
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
-from ddeq_fast.sums.kernel_text import parse_kernel
+from ddeq_fast.sums.text import parse
 
 # A machine on which a pair costs 10 ns dense and 1 ns compiled in every dimension, and compiling takes 9 s.
 TABLE = {
@@ -17,7 +17,7 @@ TABLE = {
     "threads": 1,
     "backends": {
         name: {"call": 1e-4, "first": first, "pairs": {"1": pair, "4": pair, "8": 4 * pair}, "float64": 2.0}
-        | {"kernels": dict.fromkeys(("riesz", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
+        | {"kernels": dict.fromkeys(("riesz_1", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
         | {"point_bytes": 8, "number_bytes": 4}
         for name, first, pair in (("dense", 0.0, 1e-8), ("compiled", 9.0, 1e-9), ("keops", 10.0, 1e-8))
     }
@@ -117,10 +117,10 @@ def test_explain_refuses(capsys):
     ],
 )
 def test_kernels_as_text(text, kernel):
-    assert parse_kernel(text) == kernel
+    assert parse(text) == kernel
 
 
 @pytest.mark.parametrize("text", ["", "riesz:", "riesz:3", "riesz:1.2.3", "gaussian:-1", "2*", "+riesz", "riesz 1"])
 def test_no_kernel(text):
     with pytest.raises(ValueError, match=r"kernel|must lie in"):
-        parse_kernel(text)
+        parse(text)

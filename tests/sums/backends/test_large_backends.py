@@ -14,7 +14,7 @@ import torch
 
 from ddeq_fast import Gaussian, Laplacian, RadialKernel, Riesz, potential_and_field, squared_mmd
 from ddeq_fast.sums.backends import compiled, keops
-from ddeq_fast.sums.operators import encode, tangent_op
+from ddeq_fast.sums.operators import tangent
 
 KERNELS = {
     "riesz_half": Riesz(0.5),
@@ -36,13 +36,13 @@ def backend(request):
 def compare(name, kernel, x, y, v, move_x, move_y, tolerance):
     """All four sums against the dense backend in float64, norm-wise."""
     found = (
-        *potential_and_field(x, y, v, kernel, backend=name),
-        *tangent_op(x, y, v, move_x, move_y, encode(kernel), name),
+        *potential_and_field(x, y, kernel, charges=v, backend=name),
+        *tangent(x, y, v, move_x, move_y, kernel, name),
     )
     x, y, v, move_x, move_y = (tensor.double() for tensor in (x, y, v, move_x, move_y))
     exact = (
-        *potential_and_field(x, y, v, kernel, backend="dense"),
-        *tangent_op(x, y, v, move_x, move_y, encode(kernel), "dense"),
+        *potential_and_field(x, y, kernel, charges=v, backend="dense"),
+        *tangent(x, y, v, move_x, move_y, kernel, "dense"),
     )
     for value, expected in zip(found, exact, strict=True):
         assert (value.double() - expected).norm() <= tolerance * expected.norm()
@@ -71,10 +71,10 @@ def test_every_low_dimension_is_compiled(d, cloud):
 def test_a_bandwidth_is_an_argument(sigma, cloud):
     """Annealing compiles nothing anew."""
     x, y = cloud(2, 5, 2, dtype=torch.float32), cloud(2, 6, 2, dtype=torch.float32)
-    potential_and_field(x, y, None, Gaussian(0.7), backend="compiled")
+    potential_and_field(x, y, Gaussian(0.7), backend="compiled")
     programs = compiled._program.cache_info().currsize
-    u, f = potential_and_field(x, y, None, Gaussian(sigma), backend="compiled")
-    expected = potential_and_field(x, y, None, Gaussian(sigma), backend="dense")
+    u, f = potential_and_field(x, y, Gaussian(sigma), backend="compiled")
+    expected = potential_and_field(x, y, Gaussian(sigma), backend="dense")
     torch.testing.assert_close((u, f), expected, rtol=1e-5, atol=1e-6)
     assert compiled._program.cache_info().currsize == programs
 
@@ -101,11 +101,11 @@ def test_gradients(backend, cloud):
 def test_large_clouds_take_no_matrix(cloud):
     """A matrix of 20,000 x 20,000 pairs takes 1.6 GB."""
     x, v = cloud(20_000, 2, dtype=torch.float32), cloud(20_000).float()
-    potential_and_field(x[:100], x[:100], v[:100], backend="compiled")
+    potential_and_field(x[:100], x[:100], charges=v[:100], backend="compiled")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    u, f = potential_and_field(x, x, v, backend="compiled")
+    u, f = potential_and_field(x, x, charges=v, backend="compiled")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
-    exact = potential_and_field(x[:50].double(), x.double(), v.double(), backend="dense")
+    exact = potential_and_field(x[:50].double(), x.double(), charges=v.double(), backend="dense")
     for value, expected in zip((u[:50], f[:50]), exact, strict=True):
         assert (value - expected).norm() <= 2e-6 * expected.norm()
 
@@ -119,8 +119,8 @@ def test_no_sequence_of_shapes_compiles_too_often(cloud, monkeypatch):
         for batch, m, n in itertools.product((1, 2, 3), repeat=3):
             x, y = cloud(batch, m, 2, dtype=dtype), cloud(batch, n, 2, dtype=dtype)
             with torch.set_grad_enabled(n > m):
-                found = potential_and_field(x, y, None, kernel, backend="compiled")
-            expected = potential_and_field(x, y, None, kernel, backend="dense")
+                found = potential_and_field(x, y, kernel, backend="compiled")
+            expected = potential_and_field(x, y, kernel, backend="dense")
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     compiled._program.cache_clear()
 
@@ -136,9 +136,9 @@ def test_without_a_compiler_dense_answers_after_one_warning(cloud, monkeypatch):
     monkeypatch.setattr(compiled, "_program", no_compiler)
     x, y = cloud(2, 4, 3), cloud(2, 5, 3)
     with pytest.warns(RuntimeWarning, match=r"^the compiled backend falls back to dense: ") as caught:
-        found = [potential_and_field(x, y, None, backend="compiled") for _ in range(2)][1]
+        found = [potential_and_field(x, y, backend="compiled") for _ in range(2)][1]
     assert len(caught) == 1
-    torch.testing.assert_close(found, potential_and_field(x, y, None, backend="dense"), rtol=0, atol=0)
+    torch.testing.assert_close(found, potential_and_field(x, y, backend="dense"), rtol=0, atol=0)
     compiled._warn_once.cache_clear()
 
 
@@ -161,7 +161,7 @@ def test_refusals(name, shape, dtype, kernel, reason):
         pytest.importorskip("pykeops")
     x = torch.zeros(shape, dtype=dtype)
     with pytest.raises(ValueError, match=rf"^backend '{name}' cannot run this: {reason}"):
-        potential_and_field(x, x, None, kernel, backend=name)
+        potential_and_field(x, x, kernel, backend=name)
 
 
 def test_keops_says_what_it_lacks(monkeypatch):

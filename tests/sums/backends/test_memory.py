@@ -119,17 +119,17 @@ def test_what_does_not_fit_is_halved(numbers, d, cloud):
     kernel, sizes = failing_beyond(numbers)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = potential_and_field(x, y, v, kernel, backend="dense")
+        found = potential_and_field(x, y, kernel, charges=v, backend="dense")
     assert len(caught) == (numbers < 126)
     assert not caught or "going on with smaller tiles" in str(caught[0].message)
     assert sum(size > numbers for size in sizes) <= 7, "the smaller size holds for the tiles that follow"
-    torch.testing.assert_close(found, potential_and_field(x, y, v, backend="dense"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, potential_and_field(x, y, charges=v, backend="dense"), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_a_pair_that_does_not_fit_is_an_error(cloud):
     with pytest.raises(torch.OutOfMemoryError):
-        potential_and_field(cloud(2, 3, 3), cloud(2, 3, 3), None, failing_beyond(0)[0], backend="dense")
+        potential_and_field(cloud(2, 3, 3), cloud(2, 3, 3), failing_beyond(0)[0], backend="dense")
 
 
 def test_other_errors_pass(cloud):
@@ -138,7 +138,7 @@ def test_other_errors_pass(cloud):
             raise RuntimeError("of another kind")
 
     with pytest.raises(RuntimeError, match="of another kind"):
-        potential_and_field(cloud(2, 3, 3), cloud(2, 3, 3), None, Broken(1.0), backend="dense")
+        potential_and_field(cloud(2, 3, 3), cloud(2, 3, 3), Broken(1.0), backend="dense")
 
 
 def test_a_cpu_that_cannot_allocate_is_recognised():

@@ -8,7 +8,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz, potential_and_field
-from ddeq_fast.sums.operators import encode, tangent_op
+from ddeq_fast.sums.operators import tangent
 
 SOURCES = 70  # above what Triton sums one source at a time
 COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
@@ -51,7 +51,7 @@ def test_every_force_is_right(name, d, dtype, kernel, backend):
         pytest.skip("low dimension alone; compiling takes long")
     x, y = scene(name, d, dtype)
     v = torch.randn(1, SOURCES, generator=torch.Generator().manual_seed(0)).to(dtype)
-    u, f = potential_and_field(x, y, v, kernel, backend=backend)
+    u, f = potential_and_field(x, y, kernel, charges=v, backend=backend)
     expected_u, expected_f = references.potential_and_field(x, y, v, kernel)
     difference = x.double()[:, :, None] - y.double()[:, None]
     q = difference.square().sum(-1)
@@ -69,6 +69,6 @@ def test_derivatives_of_forces(name, backend):
     x, y = scene(name, 12, torch.float32)
     v = torch.randn(1, SOURCES, generator=torch.Generator().manual_seed(0))
     s, t = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), torch.zeros_like(y)
-    _, found = tangent_op(x, y, v, s, t, encode(Riesz(1.0)), backend)
-    _, expected = tangent_op(*(tensor.double() for tensor in (x, y, v, s, t)), encode(Riesz(1.0)), "dense")
+    _, found = tangent(x, y, v, s, t, Riesz(1.0), backend)
+    _, expected = tangent(*(tensor.double() for tensor in (x, y, v, s, t)), Riesz(1.0), "dense")
     assert ((found.double() - expected).norm(dim=-1) <= 1e-4 * expected.norm(dim=-1)).all()

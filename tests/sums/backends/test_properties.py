@@ -95,7 +95,7 @@ def properties(sums, tolerance, x, y, v, kernel, dtype):
     x, y, v = (tensor.to(dtype).double() for tensor in (x, y, v))  # what is rounded away is no error of the sums
     # Sums of charges of both signs are as good as their parts.
     tolerance = tolerance * (1 + float(v.abs().sum(-1).max()))
-    expected = potential_and_field(x, y, v, kernel, backend="dense")
+    expected = potential_and_field(x, y, kernel, charges=v, backend="dense")
     plain = found(x, y, v)
     assert plain[0].dtype == dtype and plain[1].shape == x.shape
     assert close(plain, expected, tolerance), "agrees with float64"
@@ -105,7 +105,7 @@ def properties(sums, tolerance, x, y, v, kernel, dtype):
     assert close(found(x, y[:, order], v[:, order]), expected, tolerance), "invariant under permutation of the sources"
     assert close(found(x.flip(1), y, v), [part.flip(1) for part in expected], tolerance), "targets keep their places"
     w = v.roll(1, 1)
-    other = potential_and_field(x, y, w, kernel, backend="dense")
+    other = potential_and_field(x, y, kernel, charges=w, backend="dense")
     combined = [2 * a - 3 * b for a, b in zip(expected, other, strict=True)]
     assert close(found(x, y, 2 * v - 3 * w), combined, 6 * tolerance), "linear in the charges"
     far = torch.cat((y, y[:, :1] + 100), 1)
@@ -116,8 +116,8 @@ def check(case, data, kernel, least=1):
     name, dtype, dimensions, tolerance = case
     x, y, v = data.draw(clouds(dimensions, least))
 
-    def sums(*tensors):
-        return potential_and_field(*tensors, kernel, backend=name)
+    def sums(x, y, v):
+        return potential_and_field(x, y, kernel, charges=v, backend=name)
 
     properties(sums, tolerance, x, y, v, kernel, dtype)
 
@@ -143,7 +143,7 @@ def test_sliced_within_its_own_error_estimate(data):
     x, y, v = data.draw(clouds((1, 2, 3, 8)))
     sliced = Sliced(64, kind="random", seed=data.draw(st.integers(0, 1000)))
     estimate = sliced.estimate(x, y, v)
-    u, f = potential_and_field(x, y, v, Riesz(1.0), backend="dense")
+    u, f = potential_and_field(x, y, Riesz(1.0), charges=v, backend="dense")
     rounding = 1e-10 * (1 + v.abs().sum(-1))
     off = (estimate.u - u).square().mean(1).sqrt(), (estimate.f - f).square().sum(2).mean(1).sqrt()
     for distance, error in zip(off, (estimate.u_error, estimate.f_error), strict=True):
@@ -154,6 +154,8 @@ def test_sliced_within_its_own_error_estimate(data):
 @given(data=st.data())
 def test_sliced_in_one_dimension_is_exact(data):
     x, y, v = data.draw(clouds((1,)))
-    properties(
-        lambda *tensors: potential_and_field(*tensors, backend="sliced"), 1e-11, x, y, v, Riesz(1.0), torch.float64
-    )
+
+    def sums(x, y, v):
+        return potential_and_field(x, y, charges=v, backend="sliced")
+
+    properties(sums, 1e-11, x, y, v, Riesz(1.0), torch.float64)

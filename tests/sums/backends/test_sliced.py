@@ -22,8 +22,8 @@ def clouds(cloud):
 
 def test_exact_in_one_dimension(clouds):
     x, y, v = clouds(1)
-    found = potential_and_field(x, y, v, backend="sliced")
-    torch.testing.assert_close(found, potential_and_field(x, y, v, backend="dense"), rtol=1e-11, atol=1e-12)
+    found = potential_and_field(x, y, charges=v, backend="sliced")
+    torch.testing.assert_close(found, potential_and_field(x, y, charges=v, backend="dense"), rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["random", "orthogonal"])
@@ -31,7 +31,7 @@ def test_exact_in_one_dimension(clouds):
 def test_unbiased(clouds, kind, d):
     """The mean over seeds approaches the exact sums as fast as its own error estimate says."""
     x, y, v = clouds(d)
-    u, f = potential_and_field(x, y, v, backend="dense")
+    u, f = potential_and_field(x, y, charges=v, backend="dense")
     estimates = [Sliced(16, kind=kind, seed=seed).estimate(x, y, v) for seed in range(60)]
     for value, found, error in ((u, [e.u for e in estimates], "u_error"), (f, [e.f for e in estimates], "f_error")):
         mean = torch.stack(found).mean(0)
@@ -42,7 +42,7 @@ def test_unbiased(clouds, kind, d):
 
 def test_the_error_estimate_is_of_the_right_size(clouds):
     x, y, v = clouds(3)
-    u, f = potential_and_field(x, y, v, backend="dense")
+    u, f = potential_and_field(x, y, charges=v, backend="dense")
     ratios = []
     for seed in range(40):
         estimate = Sliced(32, kind="random", seed=seed).estimate(x, y, v)
@@ -53,7 +53,7 @@ def test_the_error_estimate_is_of_the_right_size(clouds):
 
 def test_error_falls_with_the_directions(clouds):
     x, y, v = clouds(3)
-    exact = field(x, y, v, backend="dense")
+    exact = field(x, y, charges=v, backend="dense")
     few, many = ((Sliced(p).evaluate(x, y, v, Riesz(1.0), False, True)[1] - exact).norm() for p in (30, 3000))
     assert many < 0.25 * few
 
@@ -83,9 +83,9 @@ def test_the_cloud_on_itself_equals_a_copy(cloud):
 def test_refusals(cloud):
     x = cloud(2, 3, 2, grad=True)
     with pytest.raises(ValueError, match=r"^backend 'sliced' cannot run this: needs Riesz\(1\), up to a factor"):
-        potential_and_field(x, x, None, Gaussian(1.0), backend="sliced")
+        potential_and_field(x, x, Gaussian(1.0), backend="sliced")
     with pytest.raises(ValueError, match=r"needs Riesz\(1\)"):
-        potential_and_field(x, x, None, Riesz(0.5), backend="sliced")
+        potential_and_field(x, x, Riesz(0.5), backend="sliced")
     with pytest.raises(ValueError, match=r"^backend 'sliced' has no second derivatives"):
         field(x, x.detach() + 1, backend="sliced").sum().backward()
     with pytest.raises(ValueError, match=r"^directions must be at least 1, got 0$"):

@@ -1,0 +1,43 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.sums.text import parse
+
+
+def add_run_folder(parser: argparse._ActionsContainer) -> None:
+    """The folder of a run, as an argument."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="run folder, such as runs/digits")
+
+
+def add_device(parser: argparse._ActionsContainer, default: str) -> None:
+    """--device, any that torch knows."""
+    text = "cpu, cuda, cuda:1..." + ("; auto takes a GPU if there is one" if default == "auto" else "")
+    parser.add_argument("--device", default=default, metavar="NAME", help=f"{text} (default: %(default)s)")
+
+
+def add_quiet(parser: argparse._ActionsContainer) -> None:
+    """--quiet."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_kernel(parser: argparse._ActionsContainer) -> None:
+    """--kernel, as text."""
+    parser.add_argument(
+        "--kernel",
+        type=_kernel,
+        default="riesz:1",
+        metavar="TEXT",
+        help="such as riesz:1, gaussian:0.5, riesz:1+0.5*gaussian:2 (default: %(default)s)",
+    )
+
+
+def _kernel(text: str) -> RadialKernel:
+    try:
+        return parse(text)
+    except ValueError as error:  # argparse hides the message of any other
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,189 @@
+"""`ddeq-fast flow`: particles moved onto a target cloud, saved on the way, and a picture of it."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack, suppress
+from dataclasses import fields
+from pathlib import Path
+
+from torch import Tensor
+
+from ddeq_fast.commands import arguments, cloud_pictures
+from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
+from ddeq_fast.data.files import load_points, write_points
+from ddeq_fast.utils import console, drawing, files, locks
+from ddeq_fast.utils.signals import stop_on_signal
+from ddeq_fast.utils.units import duration
+from ddeq_fast.utils.validation import check_integer, choose_device
+
+OUTPUTS = (".npy", ".ply", ".xyz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Move random particles onto a target cloud by the MMD flow. Lengths (lr,\n"
+        "bandwidths) are in units of the target's spread. Ctrl-C saves; --resume continues\n"
+        "as if nothing had happened."
+    )
+    files_group = parser.add_argument_group("files")
+    files_group.add_argument(
+        "--target", type=Path, required=True, metavar="FILE", help="cloud: .npy, .npz, .ply, .off, .xyz, .csv"
+    )
+    files_group.add_argument(
+        "--out", type=Path, default=Path("flow.npy"), metavar="FILE", help=".npy, .ply or .xyz (default: %(default)s)"
+    )
+    files_group.add_argument("--picture", type=Path, metavar="FILE", help="draw the way there: .png or .gif")
+    files_group.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=20,
+        metavar="STEPS",
+        help="save to OUT.checkpoint; 0: on Ctrl-C alone (default: %(default)s)",
+    )
+    files_group.add_argument(
+        "--resume", action="store_true", help="continue an interrupted flow, with the same settings"
+    )
+
+    flow = parser.add_argument_group("the flow")
+    flow.add_argument("--particles", type=int, default=10_000, metavar="N", help="how many move (default: %(default)s)")
+    flow.add_argument(
+        "--steps", type=int, default=Settings.steps, metavar="N", help="of the flow (default: %(default)s)"
+    )
+    flow.add_argument(
+        "--lr", type=float, default=Settings.lr, metavar="X", help="first step, falls to nothing (default: %(default)s)"
+    )
+    flow.add_argument(
+        "--momentum", type=float, default=Settings.momentum, metavar="X", help="below one (default: %(default)s)"
+    )
+    flow.add_argument(
+        "--minibatch",
+        type=int,
+        default=Settings.minibatch,
+        metavar="N",
+        help="particles and target points that make the field of a step, drawn anew: noisy, wants a smaller lr; "
+        "0: all (default: %(default)s)",
+    )
+    flow.add_argument(
+        "--seed", type=int, default=Settings.seed, metavar="N", help="of all that is drawn (default: %(default)s)"
+    )
+
+    sums = parser.add_argument_group("the sums")
+    arguments.add_kernel(sums)
+    sums.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto: exact if all steps take less than a minute, else sliced for Riesz(1) (default: %(default)s)",
+    )
+    sums.add_argument(
+        "--directions",
+        type=int,
+        default=Settings.directions,
+        metavar="N",
+        help="of a sliced step, drawn anew (default: %(default)s)",
+    )
+    arguments.add_device(sums, "auto")
+    arguments.add_quiet(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = Settings(**{item.name: getattr(options, item.name) for item in fields(Settings)})
+    target, out, picture = options.target, options.out, options.picture
+    check_integer("checkpoint-every", options.checkpoint_every, low=0)
+    _check_output("out", out, OUTPUTS, target)
+    if picture is not None:
+        _check_output("picture", picture, cloud_pictures.ENDINGS, target)
+        drawing.load_matplotlib()
+    cloud = load_points(target)
+    if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
+        raise ValueError(f"--out {out}: a PLY file holds points in 2 or 3 dimensions, the target has {cloud.shape[1]}")
+    flow = CloudFlow(cloud.to(choose_device(options.device)), settings, options.kernel, options.backend)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    outputs = [out] if picture is None else [out, picture]
+    with ExitStack() as locked:
+        for path in outputs:
+            locked.enter_context(locks.alone(path.with_name(f".{path.name}.lock"), str(path)))
+        files.remove_leftovers(*outputs, checkpoint)
+        if options.resume:
+            flow.restore(checkpoint)
+        elif checkpoint.exists():
+            raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
+        console.say(_summary(flow, target))
+        if not _move(flow, checkpoint, options.checkpoint_every, options.quiet):
+            return 130
+        return _finish(flow, cloud, out, picture, checkpoint)
+
+
+def _move(flow: CloudFlow, checkpoint: Path, checkpoint_every: int, quiet: bool) -> bool:
+    """Move to the end, or until a signal comes: then save and return False."""
+    steps = flow.settings.steps
+    if not flow.history:
+        flow.note()
+        flow.look()
+    with stop_on_signal() as stopped, console.Bar(steps, flow.done, shown=not quiet) as bar:
+        while flow.done < steps and not stopped.is_set():
+            flow.step()
+            text = None
+            if flow.done % max(1, steps // 20) == 0 or flow.done == steps:
+                flow.note()
+                text = _progress(flow)
+            flow.look()
+            if checkpoint_every and flow.done % checkpoint_every == 0:
+                flow.save(checkpoint)
+            bar.step(text)
+    if flow.done == steps:
+        return True
+    flow.save(checkpoint)
+    text = f"stopped after step {flow.done}, saved to {checkpoint}; continue with --resume"
+    console.say(f"ddeq-fast: {text}", error=True)
+    return False
+
+
+def _progress(flow: CloudFlow) -> str:
+    """How near the particles are."""
+    start, now = flow.history[0][1], flow.history[-1][1]
+    return f"MMD {now:.2e}" + (f", {now / start:.2g} of the start's" if start > 0 else "")
+
+
+def _finish(flow: CloudFlow, cloud: Tensor, out: Path, picture: Path | None, checkpoint: Path) -> int:
+    """Write the results, the cloud first; a picture that cannot be drawn is no error, for the cloud is there."""
+    try:
+        write_points(out, flow.points())
+    except OSError:
+        with suppress(OSError):
+            flow.save(checkpoint)
+        raise
+    wrote = str(out)
+    if picture is not None:
+        try:
+            cloud_pictures.draw(picture, flow.frames, flow.seen(cloud), flow.history)
+            wrote += f" and {picture}"
+        except Exception as error:
+            console.say(f"no picture {picture}: {type(error).__name__}: {error}", error=True)
+    checkpoint.unlink(missing_ok=True)  # only now: a kill on the way here is resumed
+    console.say(f"{_progress(flow)}; wrote {wrote}")
+    return 0
+
+
+def _check_output(option: str, path: Path, endings: tuple[str, ...], target: Path) -> None:
+    """Before hours of work, not after: an output that cannot be written, or would overwrite the target."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"--{option} must end in one of {', '.join(endings)}, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} for --{option} {path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"--{option} {path} is a folder")
+    if path.exists() and target.exists() and path.samefile(target):
+        raise ValueError(f"--{option} {path} is the target")
+
+
+def _summary(flow: CloudFlow, target: Path) -> str:
+    """What is about to be done, and for how long."""
+    n, d = flow.target.shape
+    step, left = flow.step_seconds(), flow.settings.steps - flow.done
+    time = "" if step is None else f", about {duration(step)} a step, {duration(step * left)} in all"
+    return (
+        f"{target}: {n:,} points in {d} dimensions; {len(flow.x):,} particles, {left} steps, {flow.charges():,} "
+        f"charges a step, {flow.backend}{time}"
+    )

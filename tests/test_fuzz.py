@@ -1,0 +1,327 @@
+"""Every public function, with what people pass by mistake: a TypeError or ValueError names the argument.
+
+A public parameter has a kind, by its name; a kind has values that are wrong for it, whatever the others are.
+"""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import ddeq_fast
+from ddeq_fast import clouds, data, gradients, solvers
+from ddeq_fast.data import files, partial, sampling
+from ddeq_fast.gradients import jacobian_norm
+from ddeq_fast.sums import backends
+
+NAN = float("nan")
+HUGE = 10**400
+CLOUD = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LATENT = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+ONES = torch.ones(2, 4, dtype=torch.float64)
+
+
+def spoilt(tensor, value):
+    """The tensor with one number replaced."""
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = value
+    return tensor
+
+
+OBJECTS = ["text", 3, True, [[1.0, 2.0, 3.0]], np.ones((4, 3)), 1.5, {}, object()]
+WRONG = {
+    "cloud": [
+        *OBJECTS,
+        torch.ones(2, 4, 3, dtype=torch.int64),
+        torch.ones(2, 4, 3, dtype=torch.bool),
+        torch.ones(2, 4, 3, dtype=torch.complex128),
+        spoilt(CLOUD, NAN),
+        spoilt(CLOUD, float("inf")),
+        CLOUD[:, :0],
+        CLOUD[..., :0],
+        CLOUD[0, 0],
+        CLOUD[None],
+        torch.tensor(1.0, dtype=torch.float64),
+    ],
+    "weights": [
+        *OBJECTS,
+        spoilt(ONES, NAN),
+        spoilt(ONES, float("inf")),
+        spoilt(ONES, -1.0),
+        ONES[:, :3],
+        ONES[0],
+        ONES.float(),
+        ONES.long(),
+        0 * ONES,
+        torch.zeros(2, 4, dtype=torch.bool),
+    ],
+    "charges": [
+        *OBJECTS,
+        spoilt(ONES, NAN),
+        spoilt(ONES, float("-inf")),
+        ONES[:, :3],
+        ONES[0],
+        ONES.float(),
+        ONES.long(),
+    ],
+    "mask": [*OBJECTS, ONES, ONES.long(), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)],
+    "frozen": [*OBJECTS, ONES, ONES.long(), torch.ones(2, 3, dtype=torch.bool)],
+    "clouds": [*OBJECTS, CLOUD, (CLOUD,), (CLOUD, ONES, ONES), (spoilt(CLOUD, NAN), ONES), (CLOUD, -ONES), ("a", "b")],
+    "list of clouds": [
+        "text",
+        3,
+        True,
+        1.5,
+        [],
+        ["a"],
+        [CLOUD[0], 3],
+        [spoilt(CLOUD[0], NAN)],
+        [CLOUD[0], CLOUD[0].float()],
+    ],
+    "list of weights": ["text", 3, True, [], ["a"], [-ONES[0]], [spoilt(ONES[0], NAN)], [ONES[0], ONES[0]]],
+    "kernel": ["riesz", 1.0, True, ddeq_fast.Riesz, [ddeq_fast.Riesz()], {}],
+    "backend": ["nonsense", "", 3, True, b"auto", ["auto"], 1.5],
+    "size": [True, 1.5, "3", NAN, HUGE, 0, -1, [1], torch.tensor([2, 3]), 2 + 1j, float("inf")],
+    "count": [True, 1.5, "3", NAN, HUGE, -1, [1], torch.tensor([2, 3]), 2 + 1j, float("inf")],
+    "positive": [True, "1", NAN, float("inf"), HUGE, 0, -1.0, [1.0], 1j, torch.ones(2), {}],
+    "nonnegative": [True, "1", NAN, float("inf"), HUGE, -1.0, [1.0], 1j, torch.ones(2), {}],
+    "share": [True, "1", NAN, float("inf"), HUGE, 1.5, -1.0, [1.0], 1j, torch.ones(2), {}],
+    "number": [True, "1", NAN, float("inf"), HUGE, [1.0], 1j, torch.ones(2), {}],
+    "flag": [1, 0.0, "yes", [], torch.tensor(True), NAN],
+    "choice": ["nonsense", "", 3, True, b"sgd", [], 1.5],
+    "function": [3, "f", True, [], 1.5],
+    "name": [3, True, b"x", [], 1.5],
+    "path": [3, True, [], 1.5, {}],
+    "pair": ["text", 3, True, [], (1.0,), (1.0, 2.0, 3.0), ("a", "b"), (NAN, 1.0), (True, True), {}],
+    "tuple": ["text", 3, True, ("a", "b", "c"), (NAN, NAN, NAN), (1.5, 2.5, 3.5), (-1, -2, -3), (True, True, True), {}],
+    "options": ["text", 3, True, [], {"nonsense": 1}],
+    "object": ["text", 3, True, [], 1.5, {}, object(), torch.nn.Linear(3, 3), torch.nn.Linear],
+    "dtype": ["float32", 3, True, [], torch.int64, float],
+    "scale": [*OBJECTS, torch.ones(3), torch.ones(2).long(), torch.tensor([1.0, NAN]), torch.tensor([1.0, 0.0])],
+    "latent": [
+        *OBJECTS,
+        CLOUD,
+        LATENT.float(),
+        LATENT[:1],
+        LATENT[0],
+        spoilt(LATENT, NAN),
+        LATENT.long(),
+        LATENT[:, :0],
+    ],
+    "clouds or one": [*OBJECTS, spoilt(CLOUD[0], NAN), CLOUD, CLOUD[0, 0], CLOUD[0].long(), CLOUD[0, :0]],
+    "kernels": ["riesz", 1.0, True, ddeq_fast.Riesz, [], ["riesz"], {}],
+    "budget": [True, 1.5, -1, 0, "much", "", [], "-1G", NAN],
+    "seed": [True, 1.5, "3", NAN, HUGE, -1, [1]],
+}
+KINDS = {
+    "cloud": "x y z points target start noise direction",
+    "weights": "weights x_weights y_weights z_weights target_weights",
+    "charges": "charges",
+    "mask": "mask x_mask y_mask",
+    "frozen": "frozen",
+    "clouds": "anchors",
+    "kernel": "kernel",
+    "backend": "backend",
+    "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
+    "dim_hidden dim_final directions batch_size patience",
+    "count": "self_layers cross_layers x_layers",
+    "positive": "bandwidth lr step size sigma r eps mixing radius growth share",
+    "nonnegative": "tol ridge momentum beta1 beta2 dropout",
+    "share": "damping",
+    "number": "weight factor",
+    "pair": "lr_decay noise anneal regulariser",
+    "tuple": "dim_lift dims widths components",
+    "flag": "squared relative stop_together cuda_graph return_image nesterov prefer rescale attend_to_padding",
+    "choice": "method stop_on gradient solver backward kind",
+    "options": "anderson flow",
+    "function": "func loader factory callback offer",
+    "object": "problem transport optimizer draw",
+    "name": "name",
+    "path": "path",
+    "seed": "seed",
+}
+OPTIONAL = {"patience", "kernel", "num_particles"}  # None switches these off, though it is not what they are by default
+KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
+
+
+class Case:
+    """A function, and arguments that are right; `kinds` of those whose name does not tell theirs, None to leave out."""
+
+    def __init__(self, label, function, right, **kinds):
+        self.label, self.function, self.right, self.kinds = label, function, right, kinds
+
+    def __str__(self):
+        return self.label
+
+    def parameters(self):
+        """Names and kinds of all that can be passed by name."""
+        skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind not in skipped:
+                kind = self.kinds[parameter.name] if parameter.name in self.kinds else KIND.get(parameter.name, "?")
+                yield parameter, kind
+
+    def calls(self):
+        """(argument, wrong value) of every call."""
+        for parameter, kind in self.parameters():
+            if kind is None or kind == "?":  # a test of its own tells of the latter
+                continue
+            yield from ((parameter.name, value) for value in WRONG[kind])
+            if parameter.default not in (None, inspect.Parameter.empty) and parameter.name not in OPTIONAL:
+                yield parameter.name, None
+
+
+def small(**options):
+    torch.manual_seed(0)
+    sizes = dict(dim_z=4, dim_x=3, num_heads=2)
+    return ddeq_fast.TransportMap(**sizes, **options).double()
+
+
+def problem():
+    return ddeq_fast.Pushforward(lambda z, context, weights: 0.5 * z)
+
+
+def shown(value):
+    """A short name of a value, the same in every process."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!r}"[:60] if type(value) is not object else "object"
+
+
+PARTIAL = {"weights": ONES}
+FLOW = ddeq_fast.MMDFlow
+PUBLIC = [
+    Case("potential", ddeq_fast.potential, {"x": CLOUD, "y": CLOUD}),
+    Case("field", ddeq_fast.field, {"x": CLOUD, "y": CLOUD}),
+    Case("potential_and_field", ddeq_fast.potential_and_field, {"x": CLOUD, "y": CLOUD}),
+    Case("squared_mmd", ddeq_fast.squared_mmd, {"x": CLOUD, "y": CLOUD}),
+    Case("mmd_distance", ddeq_fast.mmd_distance, {"x": CLOUD, "y": CLOUD}),
+    Case("witness", ddeq_fast.witness, {"z": CLOUD, "x": CLOUD, "y": CLOUD}),
+    Case("wasserstein_gradient", ddeq_fast.wasserstein_gradient, {"x": CLOUD, "y": CLOUD}),
+    Case("chamfer", ddeq_fast.chamfer, {"x": CLOUD, "y": CLOUD}),
+    Case("nearest", ddeq_fast.nearest, {"x": CLOUD, "y": CLOUD}),
+    Case("kde_entropy", ddeq_fast.kde_entropy, {"x": CLOUD, "bandwidth": 1.0}),
+    Case("Riesz", ddeq_fast.Riesz, {}),
+    Case("Gaussian", ddeq_fast.Gaussian, {}),
+    Case("Laplacian", ddeq_fast.Laplacian, {}),
+    Case("InverseMultiquadric", ddeq_fast.InverseMultiquadric, {}),
+    Case("Mixture", ddeq_fast.Mixture, {"components": ((1.0, ddeq_fast.Riesz()),)}),
+    Case(
+        "pad", ddeq_fast.pad, {"clouds": [CLOUD[0], CLOUD[1, :2]]}, clouds="list of clouds", weights="list of weights"
+    ),
+    Case("normalise", clouds.normalise, {"points": CLOUD}),
+    Case("compact", clouds.compact, {"points": CLOUD, "weights": ONES}, weights="charges", mask="frozen"),
+    Case("spread_normal", clouds.spread_normal, {"n": 3, "dim": 2}),
+    Case("Pushforward", ddeq_fast.Pushforward, {"func": abs}, context=None, weights=None, frozen=None),
+    Case("FixedTarget", ddeq_fast.FixedTarget, {"target": CLOUD}, target_weights=None, weights=None, frozen=None),
+    Case(
+        "solve",
+        lambda problem, start, solver="auto", *, scale=None, callback=None: ddeq_fast.solve(
+            problem, start, solver, scale=scale, callback=callback
+        ),
+        {"problem": problem(), "start": CLOUD},
+        scale="scale",
+    ),
+    Case("MMDFlow", FLOW, {}, kernel="kernels"),
+    Case("Anderson", ddeq_fast.Anderson, {}),
+    Case("Auto", ddeq_fast.Auto, {}),
+    Case("SGD", solvers.SGD, {}),
+    Case("Adam", solvers.Adam, {}),
+    Case("solvers.register", solvers.register, {"name": "fuzzed", "factory": FLOW}),
+    Case("solvers.make", lambda solver: solvers.make(solver), {"solver": "flow"}),
+    Case("Phantom", ddeq_fast.Phantom, {}),
+    Case("ImplicitFunction", ddeq_fast.ImplicitFunction, {}),
+    Case("Bilevel", ddeq_fast.Bilevel, {}, damping="nonnegative"),
+    Case("gradients.register", gradients.register, {"name": "fuzzed", "factory": ddeq_fast.Phantom}),
+    Case("gradients.make", lambda backward: gradients.make(backward), {"backward": "ift"}),
+    Case("jacobian_norm", jacobian_norm, {"problem": problem(), "z": CLOUD}),
+    Case("TransportMap", ddeq_fast.TransportMap, {"dim_z": 4}, network_dtype="dtype"),
+    Case("TransportMap.encode", small().encode, {"x": CLOUD}),
+    Case("Lift", ddeq_fast.Lift, {"dims": (3, 4)}),
+    Case(
+        "DDEQ",
+        lambda transport, num_particles=3, solver="auto", backward="ift", seed=0, return_image=False: ddeq_fast.DDEQ(
+            transport, num_particles, solver=solver, backward=backward, seed=seed, return_image=return_image
+        ),
+        {"transport": small()},
+    ),
+    Case("DDEQ.forward", ddeq_fast.DDEQ(small(), 4).forward, {"x": CLOUD}, start="latent"),
+    Case(
+        "Classifier",
+        lambda transport, num_classes: ddeq_fast.Classifier(transport, num_classes),
+        {"transport": small(), "num_classes": 2},
+    ),
+    Case("Classifier.forward", ddeq_fast.Classifier(small(), 2).double().forward, {"x": CLOUD}, start="latent"),
+    Case(
+        "Completer",
+        lambda transport, growth=1.5, widths=(): ddeq_fast.Completer(transport, growth, widths),
+        {"transport": small()},
+    ),
+    Case("Completer.forward", ddeq_fast.Completer(small(), growth=2.0).double().forward, {"x": CLOUD}, start="clouds"),
+    Case(
+        "Completer.draw_start",
+        ddeq_fast.Completer(small(), growth=2.0).double().draw_start,
+        {"x": CLOUD},
+        noise="cloud",
+    ),
+    Case("Clusters", partial.Clusters, {}),
+    Case("Fraction", partial.Fraction, {}),
+    Case(
+        "a removal",
+        partial.Clusters(),
+        {"clouds": CLOUD[0], "draw": torch.Generator()},
+        clouds="clouds or one",
+        draw="object",
+    ),
+    Case("voxel_grid", sampling.voxel_grid, {"points": CLOUD[0], "size": 0.5}),
+    Case("voxel_reduce", sampling.voxel_reduce, {"points": CLOUD[0], "low": 1, "high": 4}),
+    Case("to_unit_ball", sampling.to_unit_ball, {"points": CLOUD[0]}),
+    Case("data.register", data.register, {"name": "fuzzed", "loader": abs}),
+    Case("data.load", lambda name: data.load(name), {"name": "digits"}, name="choice"),
+    Case("load_points", files.load_points, {"path": "missing.npy"}, dtype="dtype"),
+    Case("backends.get", lambda backend: backends.get(backend), {"backend": "dense"}),
+    Case("backends.set_memory_budget", backends.set_memory_budget, {"size": "1G"}, size="budget"),
+]
+
+CALLS = [(case, argument, value) for case in PUBLIC for argument, value in case.calls()]
+# With right arguments these look for a file, or make a name known for good.
+UNTRIED = {"load_points", "solvers.register", "gradients.register", "data.register", "backends.set_memory_budget"}
+
+
+def test_every_parameter_has_a_kind():
+    unknown = [f"{case}({parameter.name})" for case in PUBLIC for parameter, kind in case.parameters() if kind == "?"]
+    assert not unknown
+
+
+def test_everything_public_is_called():
+    """All of the front door that can be called: what is missing is made by a call, or checks nothing."""
+    called = {str(case).split(".")[0] for case in PUBLIC}
+    made = {"Equilibrium", "PointClouds", "ConvergenceWarning", "RadialKernel"}
+    assert set(ddeq_fast.__all__) - called == made
+
+
+def test_there_are_enough_calls():
+    assert len(CALLS) >= 2000
+
+
+@pytest.mark.parametrize("case", [case for case in PUBLIC if case.label not in UNTRIED], ids=str)
+def test_right_arguments_are_accepted(case):
+    case.function(**case.right)
+
+
+@pytest.mark.parametrize("case", PUBLIC, ids=str)
+def test_wrong_arguments_are_refused_by_name(case):
+    faults = []
+    for argument, value in case.calls():
+        try:
+            case.function(**{**case.right, argument: value})
+        except (TypeError, ValueError) as error:
+            if not re.search(rf"\b{argument}\b", str(error)):
+                faults.append(f"{argument}={shown(value)}: {type(error).__name__}: {error}")
+        except Exception as error:
+            faults.append(f"{argument}={shown(value)}: {type(error).__name__}: {error}")
+        else:
+            faults.append(f"{argument}={shown(value)} is accepted")
+    assert not faults, "\n".join(["", *faults])
