@@ -54,8 +54,7 @@ def solve(
         `ConvergenceWarning`, and so are those of them whose residual is no more than rounding.
 
     Raises:
-        TypeError, ValueError: naming the argument: a bad start, weights or scale, a solver that is none, an option that it
-            has not.
+        TypeError, ValueError: naming the argument: a bad start, weights or scale, no solver, an option that it has not.
         RuntimeError: in forward mode or under `torch.vmap`.
     """
     solver = make(solver, **options)
