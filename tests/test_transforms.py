@@ -61,8 +61,8 @@ NAMES = list(cases(None))
 
 
 def test_the_table_is_complete():
-    computing = [name for name in ddeq_fast.__all__ if not isinstance(getattr(ddeq_fast, name), type)]
-    assert sorted(computing) == sorted(NAMES)
+    functions = [name for name in ddeq_fast.__all__ if not isinstance(getattr(ddeq_fast, name), type)]
+    assert sorted(functions) == sorted([*NAMES, "pad", "solve"])  # these two compute no sums of their own
 
 
 def differences(function, args, i, step=1e-5):
