@@ -216,7 +216,7 @@ def test_chamfer_refuses(x, y, options, error, message):
 
 
 def test_chamfer_refuses_a_backend():
-    with pytest.raises(ValueError, match=r"^backend must be one of auto, dense, triton; got 'fast'$"):
+    with pytest.raises(ValueError, match=r"^backend must be one of auto, dense, tree, triton; got 'fast'$"):
         chamfer(X, Y, backend="fast")
 
 
