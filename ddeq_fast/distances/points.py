@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddeq_fast.distances import blocks, tree
 from ddeq_fast.sums.backends import triton
-from ddeq_fast.sums.measures import measure
+from ddeq_fast.sums.measures import Measure, measure
 from ddeq_fast.sums.radial import Riesz
 from ddeq_fast.sums.ranges import suits_single
 from ddeq_fast.utils import transforms
@@ -89,6 +89,14 @@ def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Nearest:
     index = index_op(x.detach(), y.detach(), mask, backend)
     found = y.gather(1, index[..., None].expand(-1, -1, y.shape[-1]))
     return Nearest((x - found).square().sum(-1), index)
+
+
+def mean(values: Tensor, over: Measure) -> Tensor:
+    """Weighted mean (B,) of values (B, n) of the points of a cloud."""
+    if over.uniform:
+        return values.mean(-1)
+    weights = over.weights.to(values.dtype)
+    return (weights * values).sum(-1) / weights.sum(-1)
 
 
 @torch.library.custom_op("ddeq_fast::nearest", mutates_args=())
