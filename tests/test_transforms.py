@@ -77,7 +77,10 @@ def cases(kernel, backend="auto"):
             ),
             (X, Y, A, B),
         ),
-        "earth_movers_distance": (lambda x, y: earth_movers_distance(x, y, x_mask=MASK, method="exact").distance, (X, Y)),
+        "earth_movers_distance": (
+            lambda x, y: earth_movers_distance(x, y, x_mask=MASK, method="exact").distance,
+            (X, Y),
+        ),
         "nearest": (lambda x, y: nearest(x, y).squared_distance, (X, Y)),
     }
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ddeq_fast.distances import blocks, sinkhorn
 from ddeq_fast.distances.points import mean
@@ -169,15 +168,26 @@ def _entropic(mu: Measure, rho: Measure, tol: float) -> tuple[Tensor, Tensor]:
 
 
 class _Cost(torch.autograd.Function):
-    """A value (B,) with given gradients, once: how the plan moves is unknown."""
+    """A value (B,) with given gradients."""
 
     @staticmethod
     def forward(ctx, x, y, value, x_gradient, y_gradient):
-        ctx.save_for_backward(x_gradient, y_gradient)
+        ctx.save_for_backward(x, y, x_gradient, y_gradient)
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, g):
-        x_gradient, y_gradient = ctx.saved_tensors
-        return g[:, None, None] * x_gradient, g[:, None, None] * y_gradient, None, None, None
+        x, y, *gradients = ctx.saved_tensors
+        return *(g[:, None, None] * _Once.apply(gradient, x, y) for gradient in gradients), None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that depends on the points, though nobody knows how the plan moves: it has no derivative."""
+
+    @staticmethod
+    def forward(ctx, gradient, x, y):
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise ValueError("method 'entropic' has no second derivatives: use 'exact'")
