@@ -5,8 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "data": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60"],
-    "train": ["scikit-learn>=1.3", "safetensors>=0.4", "tqdm>=4.60", "matplotlib>=3.7"],
+    "data": ["scikit-learn>=1.3", "scipy>=1.10", "safetensors>=0.4", "tqdm>=4.60"],
+    "train": ["scikit-learn>=1.3", "scipy>=1.10", "safetensors>=0.4", "tqdm>=4.60", "matplotlib>=3.7"],
+    "metrics": ["scipy>=1.10"],
     "plots": ["matplotlib>=3.7"],
     "tensorboard": ["tensorboard>=2.14"],
     "triton": ["triton>=3.4; platform_system == 'Linux'"],
@@ -19,6 +20,7 @@ EXTRAS = {
         "hypothesis>=6.80",
         "mypy>=1.10",
         "ruff>=0.4",
+        "scipy>=1.10",
         "torchdeq>=0.1",
     ],
 }

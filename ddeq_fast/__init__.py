@@ -9,7 +9,7 @@ The rooms, each of which knows only those above it:
     utils       checks of arguments, files, trees of tensors, warnings
     kernels     Triton kernels and their launchers
     sums        radial kernels, potential and field, MMD, and the backends that carry sums out
-    distances   nearest points, Chamfer distance, entropy
+    distances   nearest points, Chamfer and earth mover's distance, metrics of completion, entropy
     clouds      clouds of several sizes in one batch
     networks    the transport map: bilinear layers, attention, the invertible lift
     solvers     fixed points of clouds: the MMD flow, Anderson, auto
@@ -31,8 +31,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddeq_fast.clouds import PointClouds, pad
     from ddeq_fast.distances.chamfer import chamfer
+    from ddeq_fast.distances.completion import density_aware_chamfer, f_score, fidelity
     from ddeq_fast.distances.entropy import kde_entropy
     from ddeq_fast.distances.points import nearest
+    from ddeq_fast.distances.transport import earth_movers_distance
     from ddeq_fast.gradients import Bilevel, ImplicitFunction, Phantom
     from ddeq_fast.models import DDEQ, Classifier, Completer, Equilibrium
     from ddeq_fast.networks import Lift, TransportMap
@@ -53,6 +55,8 @@ _ROOMS = {
     "sums.mmd": ("squared_mmd", "mmd_distance", "witness", "wasserstein_gradient"),
     "sums.radial": ("RadialKernel", "Riesz", "Gaussian", "Laplacian", "InverseMultiquadric", "Mixture"),
     "distances.chamfer": ("chamfer",),
+    "distances.completion": ("f_score", "fidelity", "density_aware_chamfer"),
+    "distances.transport": ("earth_movers_distance",),
     "distances.entropy": ("kde_entropy",),
     "distances.points": ("nearest",),
 }

@@ -12,6 +12,10 @@ from ddeq_fast import (
     Gaussian,
     Riesz,
     chamfer,
+    density_aware_chamfer,
+    earth_movers_distance,
+    f_score,
+    fidelity,
     field,
     kde_entropy,
     mmd_distance,
@@ -53,17 +57,29 @@ def cases(kernel, backend="auto"):
         "wasserstein_gradient": (lambda x, y, a: wasserstein_gradient(x, y, x_weights=a, **masked), (X, Y, A)),
         "kde_entropy": (lambda x: kde_entropy(x, 0.8, mask=MASK, backend=backend), (X,)),
         "chamfer": (lambda x, y: chamfer(x, y, x_mask=MASK), (X, Y)),
+        "fidelity": (lambda x, y, a: fidelity(x, y, partial_weights=a, partial_mask=MASK), (X, Y, A)),
+        "density_aware_chamfer": (
+            lambda x, y, a, b: density_aware_chamfer(
+                x, y, alpha=1.0, convention="l1", x_weights=a, y_weights=b, x_mask=MASK
+            ),
+            (X, Y, A, B),
+        ),
+        "earth_movers_distance": (
+            lambda x, y: earth_movers_distance(x, y, x_mask=MASK, method="exact").distance,
+            (X, Y),
+        ),
         "nearest": (lambda x, y: nearest(x, y).squared_distance, (X, Y)),
     }
 
 
 NAMES = list(cases(None))
+STEPS = ["f_score"]  # whose derivatives are zero
 
 
 def test_the_table_is_complete():
     sums = [name for name, room in ddeq_fast._HOME.items() if room.startswith(("sums", "distances"))]
     computing = [name for name in sums if not isinstance(getattr(ddeq_fast, name), type)]
-    assert sorted(computing) == sorted(NAMES)
+    assert sorted(computing) == sorted(NAMES + STEPS)
 
 
 def differences(function, args, i, step=1e-5):
@@ -145,6 +161,22 @@ def test_masks_may_be_mapped(function):
         torch.stack([function(X, Y, x_mask=mask) for mask in masks]),
         1e-12,
     )
+
+
+def test_shares_are_mapped_and_have_no_derivative():
+    clouds = draw(3, 5, 2)
+    found = vmap(lambda x: torch.stack(f_score(x, Y, 1.0)))(clouds)
+    assert torch.equal(found, torch.stack([torch.stack(f_score(x, Y, 1.0)) for x in clouds]))
+    assert found.min() > 0 and not f_score(X.clone().requires_grad_(), Y, 1.0).score.requires_grad
+    assert (grad(lambda x: f_score(x, Y, 1.0).score)(X) == 0).all()
+
+
+@pytest.mark.parametrize("transform", [jacfwd, grad, lambda f: lambda x: vmap(f)(torch.stack((x, x)))])
+def test_entropic_transport_is_not_transformed(transform):
+    with pytest.raises(ValueError, match=r"^method 'entropic' has neither forward mode nor the transforms"):
+        transform(lambda x: earth_movers_distance(x, Y).distance)(X)
+    with pytest.raises(ValueError, match=r"^x_weights must not require derivatives"):
+        transform(lambda a: earth_movers_distance(X, Y, x_weights=a).distance)(A)
 
 
 def test_indices_of_nearest_points_are_mapped():

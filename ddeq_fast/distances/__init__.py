@@ -1,1 +1,1 @@
-"""Distances between clouds that are no discrepancy: nearest points, Chamfer distance, entropy."""
+"""Distances between clouds that are no discrepancy: nearest points, metrics of completion, transport, entropy."""

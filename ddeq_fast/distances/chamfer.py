@@ -1,13 +1,31 @@
-"""Chamfer distance between clouds."""
+"""Chamfer distance between clouds, in the forms in which papers report it."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
-from ddeq_fast.distances.points import resolve, search
-from ddeq_fast.sums.measures import Measure, measure
+from ddeq_fast.distances.points import mean, resolve, search
+from ddeq_fast.sums.measures import measure
 from ddeq_fast.sums.mmd import positive_root
-from ddeq_fast.utils.validation import check_flag
+from ddeq_fast.utils.validation import check_choice
+
+
+class Convention(NamedTuple):
+    """factor * (there + back) of squared distances or of their roots, averaged over a cloud or summed."""
+
+    squared: bool
+    summed: bool = False
+    factor: float = 1.0
+
+
+CONVENTIONS = {
+    "l1": Convention(squared=False),
+    "l1-half": Convention(squared=False, factor=0.5),
+    "l2": Convention(squared=True),
+    "l2-sum": Convention(squared=True, summed=True),
+}
 
 
 def chamfer(
@@ -18,18 +36,27 @@ def chamfer(
     y_weights: Tensor | None = None,
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
-    squared: bool = False,
+    convention: str = "l1",
     backend: str = "auto",
 ) -> Tensor:
-    """Chamfer distance mean_i min_j |x_i - y_j| + mean_j min_i |x_i - y_j| (Fan et al., 2017, with means).
+    """Chamfer distance: from each point to the nearest one of the other cloud, averaged, both ways added.
+
+    Papers give that name to different numbers. With d_i = min_j |x_i - y_j| and e_j = min_i |x_i - y_j|:
+
+        "l1"       mean_i d_i + mean_j e_j            Yuan et al., 2018 (PCN), eq. 1
+        "l1-half"  (mean_i d_i + mean_j e_j) / 2      evaluation code of PCN; CD-l1 of Yu et al., 2021 (PoinTr)
+        "l2"       mean_i d_i^2 + mean_j e_j^2        CD-l2 of PoinTr; Completion3D (Tchapmi et al., 2019)
+        "l2-sum"   sum_i d_i^2 + sum_j e_j^2          Fan et al., 2017
+
+    Tables often show a thousand or ten thousand times that.
 
     Args:
         x, y: clouds, (m, d) and (n, d), or batched (B, m, d) and (B, n, d), floating point; same dtype and device.
-        x_weights, y_weights: nonnegative weights of the means, (m,) or (B, m) and so on; uniform if None. A point of no
-            weight is padding, of no influence. Boolean ones are a mask.
+        x_weights, y_weights: nonnegative weights of the means or sums, (m,) or (B, m) and so on; uniform if None. A
+            point of no weight is padding, of no influence. Boolean ones are a mask.
         x_mask, y_mask: boolean, same shape, True for real points; padding has no influence and no gradient.
-        squared: sum squared distances instead.
-        backend: "dense", "triton", or "auto": Triton on a GPU.
+        convention: a name of the table.
+        backend: as in `nearest`.
 
     Returns:
         (B,), or a scalar for clouds without a batch axis; differentiable in x, y and the weights. The gradient of a
@@ -37,23 +64,16 @@ def chamfer(
 
     Raises:
         TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty or fully masked cloud, an unknown
-            backend or one that cannot run here.
+            convention, an unknown backend or one that cannot run here.
     """
-    check_flag("squared", squared)
+    form = CONVENTIONS[check_choice("convention", convention, CONVENTIONS)]
     mu = measure("x", x, x_weights, x_mask).batched()
     rho = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
     backend = resolve(backend, x)
-    there = search(mu.points, rho.points, rho.real, backend).squared_distance
-    back = search(rho.points, mu.points, mu.real, backend).squared_distance
-    if not squared:
-        there, back = positive_root(there), positive_root(back)
-    value = (_mean(there, mu) + _mean(back, rho)).to(x.dtype)
+    parts = []
+    for over, other in ((mu, rho), (rho, mu)):
+        q = search(over.points, other.points, other.real, backend).squared_distance
+        q = q if form.squared else positive_root(q)
+        parts.append((over.weights.to(q.dtype) * q).sum(-1) if form.summed else mean(q, over))
+    value = (form.factor * (parts[0] + parts[1])).to(x.dtype)
     return value if x.dim() == 3 else value[0]
-
-
-def _mean(values: Tensor, over: Measure) -> Tensor:
-    """Weighted mean over the last axis."""
-    if over.uniform:
-        return values.mean(-1)
-    weights = over.weights.to(values.dtype)
-    return (weights * values).sum(-1) / weights.sum(-1)

@@ -12,15 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddeq_fast.distances import blocks, tree
 from ddeq_fast.sums.backends import triton
-from ddeq_fast.sums.measures import measure
+from ddeq_fast.sums.measures import Measure, measure
 from ddeq_fast.sums.radial import Riesz
 from ddeq_fast.sums.ranges import suits_single
 from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import check_choice, check_cloud
-
-# Distances a block of the dense search may hold: fits into a processor's cache.
-BLOCK_ENTRIES = 1 << 20
 
 
 class Nearest(NamedTuple):
@@ -45,7 +43,8 @@ def nearest(
         y: sources, (n, d) or (B, n, d), same dtype and device.
         y_weights: nonnegative weights, (n,) or (B, n): a source of no weight is never nearest. Boolean ones are a mask.
         y_mask: boolean, same shape, True for real sources; padding is never nearest.
-        backend: "dense", "triton", or "auto": Triton on a GPU.
+        backend: "dense", by blocks of all distances; "triton", on a GPU; "tree", a k-d tree on a CPU, needs scipy;
+            or "auto": the fastest that can run. All find the same points.
 
     Returns:
         `Nearest`. Of equally near sources the first is found. Half-precision clouds are searched in single
@@ -64,11 +63,18 @@ def nearest(
 
 
 def resolve(backend: str, x: Tensor) -> str:
-    """The backend to use for points like x; raises ValueError if it is unknown or cannot run them."""
-    check_choice("backend", backend, ("auto", "dense", "triton"))
+    """The backend to use for points like x; raises ValueError if it is unknown or cannot run them.
+
+    Sizes alone tell whether a tree pays, and those of all that a transform maps only the operator sees: "auto" is left
+    to it on CPUs.
+    """
+    check_choice("backend", backend, ("auto", "dense", "tree", "triton"))
     if backend == "auto":
-        return "triton" if x.is_cuda and triton.unsupported(x, x, Riesz()) is None else "dense"
+        if x.is_cuda and triton.unsupported(x, x, Riesz()) is None:
+            return "triton"
+        return "auto" if x.device.type == "cpu" else "dense"
     reason = triton.unsupported(x, x, Riesz()) if backend == "triton" else None
+    reason = tree.unsupported(x) if backend == "tree" else reason
     if reason is not None:
         raise ValueError(f"backend {backend!r} cannot run this: {reason}")
     return backend
@@ -85,11 +91,23 @@ def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Nearest:
     return Nearest((x - found).square().sum(-1), index)
 
 
+def mean(values: Tensor, over: Measure) -> Tensor:
+    """Weighted mean (B,) of values (B, n) of the points of a cloud."""
+    if over.uniform:
+        return values.mean(-1)
+    weights = over.weights.to(values.dtype)
+    return (weights * values).sum(-1) / weights.sum(-1)
+
+
 @torch.library.custom_op("ddeq_fast::nearest", mutates_args=())
 def index_op(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Tensor:
     """Index (B, m) of the first nearest real source; an operator, so that it passes through `torch.compile`."""
+    if backend == "auto":
+        backend = "tree" if tree.pays(x, y) else "dense"
     if backend == "dense":
-        return _dense(x, y, mask)
+        return blocks.search(x, y, mask)
+    if backend == "tree":
+        return tree.search(x, y, mask)
     from ddeq_fast.kernels.nearest import nearest as launch
 
     with torch.cuda.device_of(x):
@@ -104,16 +122,3 @@ def _(x, y, mask, backend):
 @index_op.register_vmap
 def _(info, in_dims, *args):
     return transforms.fold(index_op, info, in_dims, *args)
-
-
-def _dense(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    dtype = x.dtype
-    rows = max(1, BLOCK_ENTRIES // (x.shape[0] * y.shape[1]))
-    found = []
-    for block in x.split(rows, 1):
-        # Not through products of coordinates, which cancel.
-        distance = torch.cdist(block, y, compute_mode="donot_use_mm_for_euclid_dist")
-        if mask is not None:
-            distance = distance.clamp_max(torch.finfo(dtype).max).masked_fill(~mask[:, None], float("inf"))
-        found.append(distance.argmin(-1))
-    return torch.cat(found, 1)

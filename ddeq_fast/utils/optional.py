@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -12,3 +13,8 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f'{module} is needed for this: pip install "ddeq_fast[{extra}]" ({error})') from error
+
+
+def available(module: str) -> bool:
+    """Whether the top-level module is installed; it is not imported."""
+    return importlib.util.find_spec(module) is not None

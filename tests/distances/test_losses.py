@@ -39,23 +39,23 @@ def test_golden_chamfer():
     close(torch.autograd.grad(value, x)[0], golden("chamfer/grad_x"))
 
 
-@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("convention", ["l1", "l2"])
 @pytest.mark.parametrize("m, n, d", [(1, 1, 1), (1, 8, 3), (9, 4, 2), (6, 6, 17)])
-def test_chamfer_against_the_reference(m, n, d, squared, cloud):
+def test_chamfer_against_the_reference(m, n, d, convention, cloud):
     x, y = cloud(m, d), cloud(n, d)
-    value = chamfer(x, y, squared=squared)
+    value = chamfer(x, y, convention=convention)
     assert value.shape == ()
-    close(value, references.chamfer(x, y, 2 if squared else 1), 1e-12)
-    close(chamfer(y, x, squared=squared), value, 1e-14)
+    close(value, references.chamfer(x, y, 2 if convention == "l2" else 1), 1e-12)
+    close(chamfer(y, x, convention=convention), value, 1e-14)
 
 
-@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("convention", ["l1", "l2"])
 @pytest.mark.parametrize("padding", [0.0, 1e30])
-def test_chamfer_is_that_of_the_real_points(padding, squared, cloud):
+def test_chamfer_is_that_of_the_real_points(padding, convention, cloud):
     (x, x_mask), (y, y_mask) = ragged(cloud, 7, 1, 4, padding=padding), ragged(cloud, 2, 9, 9, padding=padding)
     x.requires_grad_(), y.requires_grad_()
-    value = chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared)
-    alone = [chamfer(x[i][x_mask[i]], y[i][y_mask[i]], squared=squared) for i in range(3)]
+    value = chamfer(x, y, x_mask=x_mask, y_mask=y_mask, convention=convention)
+    alone = [chamfer(x[i][x_mask[i]], y[i][y_mask[i]], convention=convention) for i in range(3)]
     close(value, torch.stack(alone), 1e-13)
     dx, dy = torch.autograd.grad(value.sum(), (x, y))
     for gradient, expected in zip((dx, dy), torch.autograd.grad(sum(alone), (x, y)), strict=True):
@@ -70,11 +70,11 @@ def test_one_mask_of_two(cloud):
     close(chamfer(y, x, y_mask=mask), chamfer(y, x, x_mask=full, y_mask=mask), 1e-14)
 
 
-@pytest.mark.parametrize("squared", [False, True])
-def test_chamfer_of_a_cloud_and_itself_has_no_gradient(squared, cloud):
+@pytest.mark.parametrize("convention", ["l1", "l2"])
+def test_chamfer_of_a_cloud_and_itself_has_no_gradient(convention, cloud):
     x = cloud(2, 6, 3, grad=True)
     y = x.detach().flip(1).requires_grad_()
-    value = chamfer(x, y, squared=squared)
+    value = chamfer(x, y, convention=convention)
     first = torch.autograd.grad(value.sum(), (x, y), create_graph=True)
     assert (value == 0).all() and all((gradient == 0).all() for gradient in first)
     second = torch.autograd.grad(sum(gradient.sum() for gradient in first), (x, y))
@@ -94,12 +94,12 @@ def test_some_coincident_points(cloud):
     assert torch.isfinite(dx).all()
 
 
-@pytest.mark.parametrize("squared", [False, True])
-def test_chamfer_derivatives(squared, cloud):
+@pytest.mark.parametrize("convention", ["l1", "l2"])
+def test_chamfer_derivatives(convention, cloud):
     (x, x_mask), (y, y_mask) = ragged(cloud, 4, 2), ragged(cloud, 3, 5)
     inputs = x.requires_grad_(), y.requires_grad_()
-    assert gradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared), inputs)
-    assert gradgradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, squared=squared), inputs)
+    assert gradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, convention=convention), inputs)
+    assert gradgradcheck(lambda x, y: chamfer(x, y, x_mask=x_mask, y_mask=y_mask, convention=convention), inputs)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
@@ -216,7 +216,7 @@ def test_chamfer_refuses(x, y, options, error, message):
 
 
 def test_chamfer_refuses_a_backend():
-    with pytest.raises(ValueError, match=r"^backend must be one of auto, dense, triton; got 'fast'$"):
+    with pytest.raises(ValueError, match=r"^backend must be one of auto, dense, tree, triton; got 'fast'$"):
         chamfer(X, Y, backend="fast")
 
 

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import references
 from ddeq_fast import nearest
+from ddeq_fast.distances import blocks
 from ddeq_fast.distances import points as op
 
 SIZES = pytest.mark.parametrize("m, n", [(1, 1), (1, 9), (9, 1), (17, 31)])
@@ -43,7 +44,7 @@ def test_half_precision_is_searched_in_single(dtype, tolerance, cloud):
 
 @pytest.mark.parametrize("entries", [1, 60, 1 << 20])
 def test_blocks_of_any_size_give_the_same(entries, cloud, monkeypatch):
-    monkeypatch.setattr(op, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", entries)
     mask = torch.arange(31) % 3 == torch.tensor([[0], [1]])
     assert_reference(cloud(2, 17, 3), cloud(2, 31, 3), mask)
 
@@ -163,8 +164,8 @@ X, Y = torch.zeros(2, 4, 3), torch.zeros(2, 5, 3)
             ValueError,
             r"^y_mask leaves no point in cloud 1 of the batch$",
         ),
-        ({"backend": "keops"}, ValueError, r"^backend must be one of auto, dense, triton; got 'keops'$"),
-        ({"backend": None}, ValueError, r"^backend must be one of auto, dense, triton; got None$"),
+        ({"backend": "keops"}, ValueError, r"^backend must be one of auto, dense, tree, triton; got 'keops'$"),
+        ({"backend": None}, ValueError, r"^backend must be one of auto, dense, tree, triton; got None$"),
     ],
 )
 def test_refusals(arguments, error, message):
