@@ -23,6 +23,7 @@ import torch
 from bench import layer, machine, options, processes, report
 from bench.cases import CASES, METHODS, Case, refusal
 from bench.measure import WrongResult, graph_seconds, peak_memory, prepare, seconds
+from ddeq_fast.utils.units import duration
 
 ROOT = Path(__file__).parent.parent
 # A process with a CUDA context, torch's libraries and the tests' tensors.
@@ -72,7 +73,7 @@ def graph(session: Session) -> None:
     for method in ("triton", "dense"):
         name = f"MMD and both gradients, B=64, N=10, d=128, in a graph, {method}"
         try:
-            session.lines[name] = report.duration(graph_seconds(METHODS[method](case), case.inputs(session.device)))
+            session.lines[name] = duration(graph_seconds(METHODS[method](case), case.inputs(session.device)), 3)
         except Exception as error:
             session.cannot(name, method, error)
 
@@ -111,7 +112,7 @@ def _measure(session: Session, case: Case, method: str) -> None:
     else:
         row = {"case": case.name, "family": case.family, "n": case.n, "pairs": case.pairs, "method": method}
         session.rows.append(row | {"error": error, "peak_bytes": peak, "seconds": taken})
-        print(f"   {name}: {report.duration(taken)}", flush=True)
+        print(f"   {name}: {duration(taken, 3)}", flush=True)
 
 
 def whole_layer(session: Session) -> None:

@@ -14,10 +14,11 @@ import torch
 
 from bench import machine, options
 from bench.measure import peak_memory
-from bench.report import COLOURS, duration, write_json
+from bench.report import COLOURS, write_json
 from ddeq_fast import Riesz, potential_and_field
 from ddeq_fast.sums import backends
 from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.units import duration
 
 # Points of each cloud; the last of each list shows what is possible.
 SIZES = {
@@ -102,7 +103,7 @@ def _trim() -> None:
 
 
 def _line(row: dict) -> str:
-    cells = [row["method"], f"{row['n']:,}", duration(row["seconds"]), f"{row['n'] ** 2 / row['seconds']:.2e}"]
+    cells = [row["method"], f"{row['n']:,}", duration(row["seconds"], 3), f"{row['n'] ** 2 / row['seconds']:.2e}"]
     return "| " + " | ".join([*cells, f"{row['peak_bytes'] / 2**20:.0f} MiB", f"{row['error']:.1e}"]) + " |"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddeq_fast.utils.drawing import figure, write_png
 from ddeq_fast.utils.files import write_atomically
+from ddeq_fast.utils.units import duration
 
 COLOURS = {
     "triton": "#0072B2",
@@ -27,19 +28,11 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         slowest[row["case"]] = max(slowest.get(row["case"], 0.0), row["seconds"])
     for row in rows:
-        cells = [row["case"], row["method"], duration(row["seconds"]), f"{row['pairs'] / row['seconds']:.2e}"]
+        cells = [row["case"], row["method"], duration(row["seconds"], 3), f"{row['pairs'] / row['seconds']:.2e}"]
         cells.append(f"{slowest[row['case']] / row['seconds']:.1f}")
         cells += [f"{row['peak_bytes'] / 2**20:.1f} MiB", f"{row['error']:.1e}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Three digits and a unit."""
-    for factor, unit in ((1, "s"), (1e-3, "ms")):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
 
 
 def plot(rows: list[dict], path: Path) -> bool:

@@ -45,7 +45,7 @@ class Launch:
     """One call of a launcher of kernels, on clouds of n points in dimension d.
 
     sums: "evaluate", "energy", "tangent" or "nearest", a function of `module` in `ddeq_fast.kernels`. codes: of the
-    terms of the radial kernel, see `kernels.radial`.
+    terms of the radial kernel, see `kernels.radial`. masked: nearest points among padding.
     """
 
     sums: str = "evaluate"
@@ -55,6 +55,7 @@ class Launch:
     codes: tuple[str, ...] = ("riesz_1",)
     potential: bool = True
     field: bool = True
+    masked: bool = False
     dtype: torch.dtype = torch.float32
 
     def prepared(self, device: str = "meta", batch: int = 2) -> Callable[[], object]:
@@ -66,11 +67,12 @@ class Launch:
 
         kernel = self.codes, radial.parameters([(1.0, 1.0)] * len(self.codes))
         x, y, v = draw(self.d), draw(self.d), draw()
+        mask = torch.ones_like(v, dtype=torch.bool) if self.masked else None
         arguments = {
             "evaluate": (x, y, v, *kernel, self.potential, self.field),
             "energy": (x, v, *kernel, self.field),
             "tangent": (x, y, v, torch.randn_like(x), torch.randn_like(y), *kernel),
-            "nearest": (x, y),
+            "nearest": (x, y, mask),
         }
         launcher = getattr(importlib.import_module(f"ddeq_fast.kernels.{self.module}"), self.sums)
         return functools.partial(launcher, *arguments[self.sums])
@@ -108,11 +110,17 @@ LAUNCHES = {
     "direct, d=1024, float64": Launch(module="direct", d=1024, dtype=torch.float64),
     "direct, d=128, tangent": Launch("tangent", "direct", d=128, n=20),
     "direct, d=1024, tangent, float64": Launch("tangent", "direct", d=1024, dtype=torch.float64),
+    "nearest, d=2": Launch("nearest", "nearest", d=2),
     "nearest, d=3": Launch("nearest", "nearest"),
+    "nearest, d=3, masked": Launch("nearest", "nearest", masked=True),
     "nearest, d=8": Launch("nearest", "nearest", d=8),
+    "nearest, d=8, masked": Launch("nearest", "nearest", d=8, masked=True),
     "nearest, d=128": Launch("nearest", "nearest", d=128),
+    "nearest, d=128, masked": Launch("nearest", "nearest", d=128, masked=True),
     "nearest, d=3, float64": Launch("nearest", "nearest", dtype=torch.float64),
+    "nearest, d=8, masked, float64": Launch("nearest", "nearest", d=8, masked=True, dtype=torch.float64),
     "nearest, d=128, float64": Launch("nearest", "nearest", d=128, dtype=torch.float64),
+    "nearest, d=128, masked, float64": Launch("nearest", "nearest", d=128, masked=True, dtype=torch.float64),
 }
 
 

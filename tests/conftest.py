@@ -5,24 +5,13 @@ import os
 import pytest
 import torch
 from hypothesis import settings
-
-from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, Mixture, Riesz
+from sample_kernels import KERNELS
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which nothing has done yet
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("default")
-
-KERNELS = {
-    "riesz_half": Riesz(0.5),
-    "riesz_one": Riesz(1.0),
-    "riesz_three_halves": Riesz(1.5),
-    "gaussian": Gaussian(0.8),
-    "laplacian": Laplacian(0.9),
-    "inverse_multiquadric": InverseMultiquadric(1.3),
-    "mixture": Mixture(((0.5, Riesz(1.0)), (2.0, Gaussian(1.7)), (-0.25, Laplacian(0.6)))),
-}
 
 
 @pytest.fixture(params=list(KERNELS))

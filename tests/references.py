@@ -36,6 +36,31 @@ def profile(kernel, r):
     raise NotImplementedError(name)
 
 
+def bend(kernel, r):
+    """d2k/dr2 at distances r > 0."""
+    name = type(kernel).__name__
+    if name == "Riesz":
+        return -kernel.r * (kernel.r - 1) * r ** (kernel.r - 2)
+    if name == "Mixture":
+        return sum(weight * bend(part, r) for weight, part in kernel.components)
+    k, s = profile(kernel, r)[0], kernel.sigma
+    if name == "Gaussian":
+        return (r**2 / s**4 - 1 / s**2) * k
+    if name == "Laplacian":
+        return k / s**2
+    if name == "InverseMultiquadric":
+        return 3 * r**2 / s**4 * k**5 - k**3 / s**2
+    raise NotImplementedError(name)
+
+
+def bend_at_zero(kernel):
+    """d2k/dr2 at r = 0, taken as zero at a cusp."""
+    name = type(kernel).__name__
+    if name == "Mixture":
+        return sum(weight * bend_at_zero(part) for weight, part in kernel.components)
+    return -1 / kernel.sigma**2 if name in ("Gaussian", "InverseMultiquadric") else 0.0
+
+
 def at_zero(kernel):
     """k(0)."""
     name = type(kernel).__name__
@@ -78,6 +103,26 @@ def potential(x, y, v, kernel):
 def field(x, y, v, kernel):
     """f alone."""
     return potential_and_field(x, y, v, kernel)[1]
+
+
+def tangent(x, y, v, s, t, kernel):
+    """The rates at which u (..., m) and f (..., m, d) change where targets move at rates s and sources at rates t."""
+    x, y, v, s, t = map(_array, (x, y, v, s, t))
+    if x.ndim == 3:
+        parts = [tangent(*cloud, kernel) for cloud in zip(x, y, v, s, t, strict=True)]
+        return np.stack([du for du, _ in parts]), np.stack([df for _, df in parts])
+    du, df = np.zeros(len(x)), np.zeros(x.shape)
+    for i in range(len(x)):
+        difference, move = x[i] - y, s[i] - t
+        r = np.sqrt(np.sum(difference**2, 1))
+        df[i] = bend_at_zero(kernel) * v[r == 0] @ move[r == 0]
+        difference, move, charge, r = difference[r > 0], move[r > 0], v[r > 0], r[r > 0]
+        direction, slope = difference / r[:, None], profile(kernel, r)[1]
+        along = np.sum(direction * move, 1)
+        across = move - along[:, None] * direction
+        du[i] = charge @ (slope * along)
+        df[i] += (charge * bend(kernel, r) * along) @ direction + (charge * slope / r) @ across
+    return du, df
 
 
 def _normalised(weights, cloud):
@@ -130,3 +175,11 @@ def kde_entropy(x, bandwidth):
         density = np.sum(np.exp(-np.sum((others - point) ** 2, 1) / (2 * bandwidth**2))) / len(x)
         surprises.append(-np.log(density + 1e-10))
     return np.mean(surprises)
+
+
+def relative_error(value, exact, terms=None):
+    """|value - exact| / |terms| in the Euclidean norm; terms: what was summed, where that cancels."""
+    value, exact = _array(value.cpu() if isinstance(value, torch.Tensor) else value), _array(exact)
+    assert value.shape == exact.shape
+    error, size = np.linalg.norm(value - exact), np.linalg.norm(_array(exact if terms is None else terms))
+    return error / size if size else error

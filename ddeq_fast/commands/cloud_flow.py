@@ -148,8 +148,9 @@ class CloudFlow:
         sliced = Sliced(self.settings.directions, seed=self.settings.seed + self.done)
         # Sorted once, as a cloud on itself, if the sources are the particles and the target.
         targets = self.x if self.settings.minibatch else sources
-        found = sliced.evaluate(targets[None], sources[None], charges[None], self.kernel, False, True)[1][0]
-        return found[: len(self.x)]
+        _, f = sliced.evaluate(targets[None], sources[None], charges[None], self.kernel, False, True)
+        assert f is not None  # it is what was asked for
+        return f[0, : len(self.x)]
 
     def _draw(self, cloud: Tensor) -> tuple[Tensor, Tensor]:
         """Points that stand for the cloud in one step, and their weights."""
@@ -164,8 +165,9 @@ class CloudFlow:
         if SLICED.unsupported(x[None], y[None], self.kernel) is None:
             z, w = signed_measure(x, y, *(cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in (x, y)))
             sliced = Sliced(self.settings.directions, seed=self.settings.seed)
-            u = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)[0][0]
-            return float((w * u).sum().clamp_min(0).sqrt())
+            u, _ = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)
+            assert u is not None  # it is what was asked for
+            return float((w * u[0]).sum().clamp_min(0).sqrt())
         generator = torch.Generator().manual_seed(self.settings.seed)
         x, y = (cloud[torch.randperm(len(cloud), generator=generator)[:MONITORED].to(cloud.device)] for cloud in (x, y))
         return float(squared_mmd(x, y, self.kernel, backend=self.backend).clamp_min(0).sqrt())

@@ -27,6 +27,7 @@ _OPTIONAL = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.description = (
         "What works on this machine: versions, devices, optional packages, and every\n"
         "backend on every device, tried on a small cloud; why not, of those that do not."
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     console.say(report(), result=True)
     return 0
 

@@ -15,6 +15,7 @@ from ddeq_fast.utils.validation import choose_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     arguments.add_run_folder(parser)
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="which weights (default: %(default)s)"
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     config = read_config(options.folder)
     torch.set_num_threads(config.threads)
     device = choose_device(options.device)

@@ -21,6 +21,7 @@ OUTPUTS = (".npy", ".ply", ".xyz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.description = (
         "Move random particles onto a target cloud by the MMD flow. Lengths (lr,\n"
         "bandwidths) are in units of the target's spread. Ctrl-C saves; --resume continues\n"
@@ -88,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     settings = Settings(**{item.name: getattr(options, item.name) for item in fields(Settings)})
     target, out, picture = options.target, options.out, options.picture
     check_integer("checkpoint-every", options.checkpoint_every, low=0)

@@ -22,6 +22,7 @@ _METAVARS = {"int": "N", "float": "X", "str": "NAME"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.description = (
         "Train a classifier or a completer of point clouds. The run folder receives\n"
         "config.json, metrics.jsonl, checkpoints and pictures. Ctrl-C saves; --resume\n"
@@ -65,6 +66,7 @@ def _option(name: str) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     given = {item.name: getattr(options, item.name) for item in fields(Config) if item.name in options}
     settings = given if options.preset is None else {**PRESETS[options.preset].settings, **given}
     folder = options.folder or Path("runs", options.preset or settings.get("data", Config.data))

@@ -69,7 +69,7 @@ class Bilevel(Backward):
         self.tol = check_number("tol", self.tol)
         self.damping = check_number("damping", self.damping, closed=True)
 
-    def attach(self, problem, z):
+    def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
         image, info = problem.constrained_image(z), BackwardInfo()
 

@@ -18,6 +18,7 @@ from ddeq_fast.gradients import linear
 from ddeq_fast.gradients.base import Backward, BackwardInfo
 from ddeq_fast.solvers.anderson import LARGEST_DEPTH
 from ddeq_fast.solvers.iterate import warn_of
+from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.utils import precision, transforms
 from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
@@ -51,7 +52,7 @@ class ImplicitFunction(Backward):
         self.tol = check_number("tol", self.tol)
         check_integer("depth", self.depth, low=2, high=LARGEST_DEPTH)
 
-    def attach(self, problem, z):
+    def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
         image, info = problem.constrained_image(z), BackwardInfo()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ddeq_fast.gradients.base import Backward, BackwardInfo
+from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.utils.validation import check_integer, check_share
 
 
@@ -33,7 +35,7 @@ class Phantom(Backward):
         check_integer("steps", self.steps)
         self.damping = check_share("damping", self.damping)
 
-    def attach(self, problem, z):
+    def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
         for _ in range(self.steps):
             z = torch.lerp(z, problem.constrained_image(z), self.damping)

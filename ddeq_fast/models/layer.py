@@ -271,7 +271,7 @@ class _Anchored(Pushforward):
         super().__init__(*problem)
         self.mass = mass
 
-    def measures(self, z, y):
+    def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(z.dtype, torch.float32)  # half precision counts no further than 2,048
         weights = z.new_ones(z.shape[:2], dtype=wide) if self.weights is None else self.weights.to(wide)
         total = weights.sum(1, keepdim=True) + self.mass[:, None].to(wide)

@@ -34,7 +34,7 @@ def solve(
     *,
     scale: Tensor | None = None,
     callback: Callback | None = None,
-    **options,
+    **options: Any,
 ) -> Solution:
     """Find the equilibrium of `problem` from the cloud `start` (B, n, d).
 
@@ -47,14 +47,15 @@ def solve(
         callback: called as callback(step, particles, residual) before every step and after the last, with the number of
             steps taken, the cloud of every sample (B, n, d), and residuals (B,) as last looked at, infinite before
             the first look. Both are copies. A sample that is done keeps its last cloud.
-        options: passed to the solver named.
+        options: of a solver given by name, such as tol and max_steps.
 
     Returns:
         `Solution(particles, info)`, without derivatives. Samples above the tolerance are counted in a
         `ConvergenceWarning`, and so are those of them whose residual is no more than rounding.
 
     Raises:
-        TypeError, ValueError: bad start cloud, weights, solver or option.
+        TypeError, ValueError: naming the argument: a bad start, weights or scale, a solver that is none, an option that
+            it has not.
         RuntimeError: in forward mode or under `torch.vmap`.
     """
     solver = make(solver, **options)

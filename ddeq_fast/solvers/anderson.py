@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.solvers.base import IterativeSolver
+from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.utils.validation import check_integer, check_number, check_share
 
 # Beyond it, a history is no longer solved for in no time, nor held.
@@ -93,12 +95,20 @@ class Anderson(IterativeSolver):
     def alike_from(self) -> int:
         return self.depth - 1  # until then the history is not full
 
-    def init(self, problem, z, y):
+    def init(self, problem: Pushforward, z: Tensor, y: Tensor) -> History:
         if y.shape != z.shape:
             raise ValueError(f"Anderson needs an image of shape {tuple(z.shape)}, got {tuple(y.shape)}")
         return empty_history(z, self.depth)
 
-    def step(self, problem, z, y, vjp, state, step):
+    def step(
+        self,
+        problem: Pushforward,
+        z: Tensor,
+        y: Tensor,
+        vjp: Callable[[Tensor], Tensor] | None,
+        state: History,
+        step: int,
+    ) -> tuple[Tensor, History, Tensor]:
         if problem.frozen is None and problem.weights is None:
             z_next, state = mix(z, y, state, step, self.mixing, self.ridge)
             return z_next, state, y - z

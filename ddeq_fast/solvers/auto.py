@@ -64,7 +64,9 @@ class Auto(Solver):
     def rounding_kernel(self) -> RadialKernel:
         return self.kernel
 
-    def solve(self, problem, start, *, scale=None, callback=None):
+    def solve(
+        self, problem: Pushforward, start: Tensor, *, scale: Tensor | None = None, callback: Callback | None = None
+    ) -> Solution:
         if isinstance(problem, FixedTarget):  # its image may have another number of points
             return iterate(self.descent, problem, start, scale, callback, self.max_steps)
         problem = problem.recorded(start)
@@ -97,7 +99,9 @@ class Auto(Solver):
         return problem.at_rounding(solution.particles, residual, self.kernel, self.backend)
 
 
-def _own(name: str, stage: type[IterativeSolver], options: dict[str, Any] | None, shared: dict) -> dict[str, Any]:
+def _own(
+    name: str, stage: type[IterativeSolver], options: dict[str, Any] | None, shared: dict[str, Any]
+) -> dict[str, Any]:
     """Options of one stage alone, checked."""
     if options is None:
         return {}

@@ -143,7 +143,9 @@ class IterativeSolver(Solver):
     def rounding_kernel(self) -> RadialKernel | None:
         return self.kernel if self.stop_on == "mmd" and not self.stop_together else None
 
-    def solve(self, problem, start, *, scale=None, callback=None):
+    def solve(
+        self, problem: Pushforward, start: Tensor, *, scale: Tensor | None = None, callback: Callback | None = None
+    ) -> Solution:
         return iterate(self, problem, start, scale, callback)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.solvers.base import RIESZ, IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
+from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.sums.fields import check_kernel
 from ddeq_fast.sums.mmd import signed_measure
 from ddeq_fast.sums.operators import evaluate_plain
@@ -20,7 +21,7 @@ from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, 
 
 
 class _State(NamedTuple):
-    optimizer: object
+    optimizer: Any
     kernel: RadialKernel
 
 
@@ -112,20 +113,20 @@ class MMDFlow(IterativeSolver):
         constant = self.lr_decay[0] == 1 and self.anneal is None and self.noise[0] == 0
         return 0 if constant and isinstance(self.optimizer, SGD) else None
 
-    def _average(self, factors) -> RadialKernel:
+    def _average(self, factors: Sequence[float]) -> RadialKernel:
         """The mean of the kernels, each with a factor: the mean of MMDs is the MMD of the mean."""
         if len(self.kernels) == 1:
             return self.kernels[0]
         return Mixture(tuple((c / len(factors), k) for c, k in zip(factors, self.kernels, strict=True)))
 
-    def init(self, problem, z, y):
+    def init(self, problem: Pushforward, z: Tensor, y: Tensor) -> _State:
         kernel = self._average([1.0] * len(self.kernels))
         if self.rescale and len(self.kernels) > 1:
             losses = [float(problem.squared_mmd(z, y, k, self.backend).mean()) for k in self.kernels]
             kernel = self._average([losses[0] / loss if loss > 0 else 1.0 for loss in losses])
         return _State(self.optimizer.init(z), kernel)
 
-    def kernel_at(self, state, step):
+    def kernel_at(self, state: _State, step: int) -> RadialKernel:
         if self.anneal is None:
             return state.kernel
         factor, minimum = self.anneal
@@ -135,14 +136,30 @@ class MMDFlow(IterativeSolver):
         """Kernel of the objective whose gradient is followed."""
         return self.kernel_at(state, step)
 
-    def step(self, problem, z, y, vjp, state, step):
+    def step(
+        self,
+        problem: Pushforward,
+        z: Tensor,
+        y: Tensor,
+        vjp: Callable[[Tensor], Tensor] | None,
+        state: _State,
+        step: int,
+    ) -> tuple[Tensor, _State, Tensor]:
         g = self.wasserstein_gradient(problem, z, y, vjp, self.followed_kernel(state, step), step)
         direction, optimizer = self.optimizer.direction(g, state.optimizer, step)
         factor, every = self.lr_decay
         lr = _decayed(self.lr, factor, step // every)
         return z - lr * direction, state._replace(optimizer=optimizer), g
 
-    def wasserstein_gradient(self, problem, z: Tensor, y: Tensor, vjp, kernel: RadialKernel, step: int = 0) -> Tensor:
+    def wasserstein_gradient(
+        self,
+        problem: Pushforward,
+        z: Tensor,
+        y: Tensor,
+        vjp: Callable[[Tensor], Tensor] | None,
+        kernel: RadialKernel,
+        step: int = 0,
+    ) -> Tensor:
         """Gradient of the objective at each particle, (B, n, d): that with respect to z_i over its weight a_i.
 
         Zero for padding and for frozen particles.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ddeq_fast.solvers import graphs
 from ddeq_fast.solvers.problem import FixedTarget, Pushforward
 from ddeq_fast.utils import precision, transforms, tree
 from ddeq_fast.utils.warning import warn
+
+if TYPE_CHECKING:
+    from ddeq_fast.solvers.base import IterativeSolver, Solver
 
 
 class ConvergenceWarning(UserWarning):
@@ -47,7 +50,7 @@ _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """No `ConvergenceWarning` from what this thread does inside; filters of warnings are the whole process's."""
     token = _QUIET.set(True)
     try:
@@ -56,7 +59,7 @@ def quiet():
         _QUIET.reset(token)
 
 
-def warn_if_unconverged(solver, problem: Pushforward, solution: Solution) -> None:
+def warn_if_unconverged(solver: Solver, problem: Pushforward, solution: Solution) -> None:
     """Issue a `ConvergenceWarning` that counts the samples above the tolerance; with tol = 0 none is expected.
 
     It counts those down at the rounding of their precision too, which no more steps would help.
@@ -98,7 +101,7 @@ FLOOR_STEPS = 5
 
 @torch.no_grad()
 def iterate(
-    solver,
+    solver: IterativeSolver,
     problem: Pushforward,
     start: Tensor,
     scale: Tensor | None = None,
@@ -135,7 +138,15 @@ def refuse_transforms(*tensors: Tensor) -> None:
 class _Run:
     """One solve. Full-batch results in `z`, `residual`...; `rows` are the samples still moving."""
 
-    def __init__(self, solver, problem, start, scale, callback, max_steps):
+    def __init__(
+        self,
+        solver: IterativeSolver,
+        problem: Pushforward,
+        start: Tensor,
+        scale: Tensor | None,
+        callback: Callback | None,
+        max_steps: int | Tensor | None,
+    ):
         self.solver, self.callback = solver, callback
         self.allowed = max_steps if isinstance(max_steps, Tensor) else None
         max_steps = max_steps if self.allowed is None else int(self.allowed.max())
@@ -149,7 +160,8 @@ class _Run:
         # Residuals and steps of the last halving, for `patience`, and of the last gain of a tenth.
         self.halved, self.gained = ((self.residual.clone(), torch.zeros_like(self.evaluations)) for _ in range(2))
         self.scale = scale
-        self.recorded, self.replay = solver.cuda_graph and graphs.usable(start), None
+        self.recorded = solver.cuda_graph and graphs.usable(start)
+        self.replay: graphs.Recording | None = None
 
     def run(self) -> Solution:
         solver, z, state = self.solver, self.z.clone(), None
@@ -189,6 +201,7 @@ class _Run:
             if self.problem.frozen is not None:
                 proposal = torch.where(self.problem.frozen[..., None], z, proposal)
             z = proposal if everyone else torch.where(moving[:, None, None], proposal, z)
+        assert self.scale is not None  # the start is always looked at
         converged = self.residual <= solver.tol
         return Solution(self.z, SolveInfo(self.evaluations, self.residual, converged, self.scale))
 
@@ -196,7 +209,7 @@ class _Run:
         """F(z); before the last step also the next cloud, the next state and the direction of the step."""
         solver, last = self.solver, step == self.max_steps
         if self.recorded and not last:
-            if step == max(1, solver.alike_from):
+            if solver.alike_from is not None and step == max(1, solver.alike_from):
                 self.replay = graphs.recording(solver, self.problem, z, state, step)
             if self.replay is not None:
                 return self.replay(z, state)
@@ -226,7 +239,8 @@ class _Run:
         if self.scale is None:
             # A start that is a fixed point already is nothing to be relative to.
             self.scale = torch.where((squared != 0) & solver.relative, squared.sqrt(), 1)
-        residual = squared.sqrt() / self.scale[rows]
+        scale = self.scale[rows]
+        residual = squared.sqrt() / scale
         better = moving & (residual < self.residual[rows]) if solver.keep_best else moving
         self.z[rows[better]] = z[better]
         self.residual[rows[better]] = residual[better]
@@ -234,7 +248,7 @@ class _Run:
         if solver.patience is not None:
             going &= self._since(self.halved, 0.5, residual, step) <= solver.patience
             idle = self._since(self.gained, 0.9, residual, step) >= FLOOR_STEPS
-            going &= ~self._at_the_floor(going & idle, z, y)
+            going &= ~self._at_the_floor(going & idle, z, scale)
         return going
 
     def _since(self, milestone, factor, residual, step):
@@ -244,11 +258,11 @@ class _Run:
         best[rows[fallen]], when[rows[fallen]] = residual[fallen], step
         return step - when[rows]
 
-    def _at_the_floor(self, idle, z, y):
+    def _at_the_floor(self, idle, z, scale):
         """Which of the `idle` samples have nothing left but rounding, and a tolerance far below that."""
         kernel = self.solver.rounding_kernel
         if kernel is None or self.solver.tol == 0 or not bool(idle.any()):
             return torch.zeros_like(idle)
-        rows, limit = self.rows, self.problem.rounding(z, kernel, self.solver.backend)
-        low = self.residual[rows] * self.scale[rows] <= 2 * limit
-        return idle & low & (self.solver.tol * self.scale[rows] < limit / 2)
+        limit = self.problem.rounding(z, kernel, self.solver.backend)
+        low = self.residual[self.rows] * scale <= 2 * limit
+        return idle & low & (self.solver.tol * scale < limit / 2)

@@ -27,12 +27,13 @@ class SGD:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0")
 
-    def init(self, z: Tensor):
+    def init(self, z: Tensor) -> Tensor | None:
+        """State before the first step: the velocity, None if there is no momentum."""
         return torch.zeros_like(z) if self.momentum else None
 
-    def direction(self, g: Tensor, state, step: int):
+    def direction(self, g: Tensor, state: Tensor | None, step: int) -> tuple[Tensor, Tensor | None]:
         """(what to subtract, times the learning rate; next state)."""
-        if not self.momentum:
+        if state is None:
             return g, None
         velocity = self.momentum * state + g
         return (g + self.momentum * velocity if self.nesterov else velocity), velocity
@@ -51,10 +52,11 @@ class Adam:
         check_number("beta2", self.beta2, high=1.0, closed=True)
         check_number("eps", self.eps)
 
-    def init(self, z: Tensor):
+    def init(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """State before the first step: the means of the gradient and of its square."""
         return torch.zeros_like(z), torch.zeros_like(z)
 
-    def direction(self, g: Tensor, state, step: int):
+    def direction(self, g: Tensor, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(what to subtract, times the learning rate; next state)."""
         mean = torch.lerp(state[0], g, 1 - self.beta1)
         square = torch.lerp(state[1], g * g, 1 - self.beta2)

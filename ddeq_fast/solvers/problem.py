@@ -84,10 +84,10 @@ class Pushforward:
         if isinstance(start, Tensor) and start.dim() != 3:
             raise ValueError(f"{name} must have shape (B, n, d), got {tuple(start.shape)}")
         check_cloud(name, start)
-        if hasattr(self.func, "check_context"):
-            self.func.check_context(self.context)
         if hasattr(self.func, "check_particles"):
             self.func.check_particles(start, name)
+        if hasattr(self.func, "check_context"):
+            self.func.check_context(self.context)
         self._check_context(start, name)
         self._check_labels(start, name)
         if self.frozen is not None:
@@ -281,7 +281,7 @@ class Pushforward:
         return energy(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
 
     def present_image(self, y: Tensor) -> Tensor:
-        """The same of an image of the cloud."""
+        """An image y (B, m, d) of the cloud with zeros at its padding, as `present` has it of the cloud."""
         return self.present(y)
 
     def rounding(self, z: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
@@ -337,24 +337,24 @@ class FixedTarget(Pushforward):
             target_weights = check_weights("target_weights", target_weights, None, target)
         super().__init__(self._constant, (target, target_weights), weights, frozen)
 
-    def _check_context(self, start, name):
+    def _check_context(self, start: Tensor, name: str) -> None:
         check_cloud("target", self.context[0], like=(name, start))
 
     @staticmethod
-    def _constant(z, context, weights):
+    def _constant(z: Tensor, context: Any, weights: Tensor | None) -> Tensor:
         return context[0]
 
-    def check_image(self, z, y):
+    def check_image(self, z: Tensor, y: Tensor) -> None:
         pass  # it need not have as many points
 
-    def image(self, z):
+    def image(self, z: Tensor) -> Tensor:
         return self.context[0]
 
-    def present_image(self, y):
+    def present_image(self, y: Tensor) -> Tensor:
         weights = self.context[1]
         return y if weights is None else y.masked_fill((weights <= 0)[..., None], 0)
 
-    def measures(self, z, y):
+    def measures(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         b = self.context[1]
         b = y.new_ones(y.shape[:2]) if b is None else b
         return super().measures(z, y)[0], normalised(b.to(y.dtype))

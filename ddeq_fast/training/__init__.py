@@ -1,4 +1,19 @@
-"""Training of classifiers and completers: `Trainer(Config(...), folder).fit()`."""
+"""Training of classifiers and completers: `Trainer(Config(...), folder).fit()`.
+
+    config      settings, each declared once: help, group, choices, bounds
+    presets     settings by name
+    build       data set, model and removal that settings describe
+    metrics     the table of what is measured
+    tasks       inputs, loss and metrics of classification and completion
+    processes   the processes of one job, which share every batch
+    run         the folder of a run: read, and recognised
+    records     the same folder: written, by one process alone
+    loop        the trainer, which stops and resumes exactly
+    pictures    curves, equilibria, completions
+    gallery     a page of a run
+
+Whatever is random is a function of the seed and the step.
+"""
 
 from ddeq_fast.training.build import load_data, make_model
 from ddeq_fast.training.config import Config

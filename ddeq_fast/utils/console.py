@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TextIO
 
 from ddeq_fast.utils.optional import require
 
@@ -43,7 +45,7 @@ def say(text: str, error: bool = False, result: bool = False) -> None:
             raise
 
 
-def _silence(stream) -> None:
+def _silence(stream: TextIO) -> None:
     """Send what the stream holds, and what comes, to nowhere: at the end Python would try again, and fail."""
     with suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
@@ -86,7 +88,8 @@ class Bar:
         if shown and file.isatty():
             self._try(lambda: make(total=total, initial=done, unit="step", file=file))
 
-    def _try(self, work) -> None:
+    def _try(self, work: Callable[[], Any]) -> None:
+        """Do it, or have no bar from now on."""
         try:
             found = work()
         except Exception as error:  # it reads its options from the environment, and the terminal may be gone
@@ -112,6 +115,6 @@ class Bar:
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._try(lambda: self._bar.close())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,7 +10,7 @@ _TWICE: ContextVar[bool] = ContextVar("twice", default=False)
 
 
 @contextmanager
-def twice_differentiable():
+def twice_differentiable() -> Iterator[None]:
     """Evaluations of networks inside have second derivatives: their attention keeps off the fused kernels, which lack
     them, and takes more memory."""
     token = _TWICE.set(True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import Tensor
 
+T = TypeVar("T")
 
-def select(tree, index: Tensor):
+
+def select(tree: T, index: Tensor) -> T:
     """`tree` with the batch axis of every tensor indexed."""
     return apply(lambda tensor: tensor[index], tree)
 
 
-def apply(function, tree):
+def apply(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """`tree` with function(tensor) for every tensor; tuples, named tuples, lists and dicts are walked."""
     if isinstance(tree, Tensor):
         return function(tree)
@@ -23,7 +28,7 @@ def apply(function, tree):
     return tree
 
 
-def leaves(tree) -> list[Tensor]:
+def leaves(tree: Any) -> list[Tensor]:
     """The tensors of `tree`, in order."""
     found: list[Tensor] = []
     apply(found.append, tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ddeq_fast.utils import transforms
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_number(name: str, value, *, low: float = 0.0, high: float = math.inf, closed: bool = False) -> float:
+def check_number(name: str, value: object, *, low: float = 0.0, high: float = math.inf, closed: bool = False) -> float:
     """`value` as a float inside (low, high), or [low, high) if `closed`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -29,7 +30,7 @@ def check_number(name: str, value, *, low: float = 0.0, high: float = math.inf, 
     return number
 
 
-def check_share(name: str, value) -> float:
+def check_share(name: str, value: object) -> float:
     """`value` as a float inside (0, 1]."""
     number = check_number(name, value, low=-math.inf)
     if not 0 < number <= 1:
@@ -37,7 +38,7 @@ def check_share(name: str, value) -> float:
     return number
 
 
-def check_integer(name: str, value, *, low: int = 1, high: int = 2**63 - 1) -> int:
+def check_integer(name: str, value: object, *, low: int = 1, high: int = 2**63 - 1) -> int:
     """`value` as an int of at least `low`, and at most `high`, by default what a tensor can count."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -50,28 +51,28 @@ def check_integer(name: str, value, *, low: int = 1, high: int = 2**63 - 1) -> i
     return value
 
 
-def check_flag(name: str, value) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """`value` if it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
-def check_pair(name: str, value, parts: str) -> tuple:
+def check_pair(name: str, value: object, parts: str) -> tuple:
     """`value` as a tuple of the two things that `parts` names, such as "(factor, steps)"."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair {parts}, got {value!r}")
     return tuple(value)
 
 
-def check_choice(name: str, value, choices) -> str:
+def check_choice(name: str, value: object, choices: Collection[str]) -> str:
     """`value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}; got {value!r}")
     return value
 
 
-def check_path(name: str, value) -> Path:
+def check_path(name: str, value: object) -> Path:
     """`value`, a string or path, as a path."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {type(value).__name__}")
@@ -94,7 +95,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {tensor.numel()}")
 
 
-def check_cloud(name: str, cloud, *, like: tuple[str, Tensor] | None = None) -> Tensor:
+def check_cloud(name: str, cloud: object, *, like: tuple[str, Tensor] | None = None) -> Tensor:
     """`cloud` as a floating-point tensor (n, d) or (B, n, d) with n, d >= 1, finite.
 
     `like` names another cloud whose batch, dimension, dtype and device it must share.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import warnings
+from types import FrameType
 
 import torch
 
@@ -21,11 +23,18 @@ _BETWEEN = (
 def warn(message: str, category: type[Warning]) -> None:
     """Issue a warning at the innermost line outside this package and torch.
 
-    Where there is none, as in the threads in which torch runs backward passes on a GPU, it is at the outermost line.
+    Where there is none, as in the threads in which torch runs backward passes on a GPU, it is that of the main thread,
+    which waits for them.
     """
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
-        frame = frame.f_back
+    main = sys._current_frames().get(threading.main_thread().ident or 0)
+    here = sys._getframe()
+    frame = _outside(here) or _outside(main) or here
     registry = frame.f_globals.setdefault("__warningregistry__", {})
     place = frame.f_code.co_filename, frame.f_lineno
     warnings.warn_explicit(message, category, *place, frame.f_globals.get("__name__"), registry)
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
+        frame = frame.f_back
+    return frame

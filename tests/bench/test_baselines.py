@@ -137,7 +137,7 @@ def bench(rings, monkeypatch, capsys):
     tiny = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
     presets = {name: preset._replace(settings={**preset.settings, **tiny}) for name, preset in compare.PRESETS.items()}
     monkeypatch.setattr(compare, "PRESETS", presets)
-    monkeypatch.setattr(Config, "load", lambda config: rings)
+    monkeypatch.setattr(compare.training, "load_data", lambda config: rings)
 
     def run(*arguments):
         status = compare.main([*arguments, "--epochs", "1", "--device", "cpu", "--quiet"])

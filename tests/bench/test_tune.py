@@ -48,7 +48,8 @@ def test_the_committed_table_is_as_the_tuner_writes_it():
     assert launch.BLOCKS_FILE.read_text() == tune.dumps(launch.BLOCKS)
 
 
-def test_launches_take_their_block_from_the_table(cloud, device):
+def test_launches_take_their_block_from_the_table(cloud):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     x, v = cloud(1, 40, 3).float().to(device), cloud(1, 40).float().to(device)
     packed, pack = [], low_d.pack
     with pytest.MonkeyPatch.context() as patch:

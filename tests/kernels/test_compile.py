@@ -5,6 +5,7 @@ The compiler runs in a process of its own: in this one triton may have been impo
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -47,11 +48,19 @@ def test_issue_slots_a_pair(launch, most, rows):
     assert rows("sm_90")[launch]["slots"] <= most
 
 
+@pytest.mark.parametrize("d, most", [(2, 8), (3, 10.5), (8, 21)])
+def test_issue_slots_a_pair_of_nearest_points(d, most, rows):
+    """d differences, d fma of the square, a comparison and two selections; the rest is shared by a tile's rows."""
+    names = (f"nearest, d={d}", f"nearest, d={d}, masked")
+    slots = [row["slots"] for name, row in rows("sm_90").items() if name in names]
+    assert slots and max(slots) <= most
+
+
 @pytest.mark.parametrize("target", NVIDIA)
 def test_nothing_is_reduced_or_awaited_inside_the_loop(target, rows):
-    low = [row for name, row in rows(target).items() if name.startswith(("d=", "nearest, d=3", "nearest, d=8"))]
+    low = {name: row for name, row in rows(target).items() if re.match(r"(nearest, )?d=\d(,|$)", name)}
     assert len(low) > 16
-    for row in low:
+    for row in low.values():
         assert not {"SHFL", "BAR", "STS", "LDS", "LDL", "STL"} & set(row["loop"])
 
 

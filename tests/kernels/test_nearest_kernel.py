@@ -1,9 +1,4 @@
-"""The Triton kernel of nearest points: against the reference in every shape and corner, and its machine code."""
-
-import json
-import os
-import subprocess
-import sys
+"""The Triton kernel of nearest points, against the reference in every shape and corner."""
 
 import pytest
 import torch
@@ -160,67 +155,3 @@ def test_more_than_two_to_the_31_coordinates():
     y = torch.zeros(1, (1 << 28) + 64, 8, dtype=torch.float16, device="cuda")
     y[0, -1] = 1
     assert kernel.nearest(torch.ones(1, 1, 8, dtype=torch.float16, device="cuda"), y).item() == y.shape[1] - 1
-
-
-# Machine code, from a process of its own: in this one triton may have been imported as an interpreter.
-
-COMPILE = """
-import json, sys, torch
-from bench import sass
-from ddeq_fast.kernels import nearest
-rows = []
-single, double = torch.float32, torch.float64
-cases = (1, single), (2, single), (3, single), (3, single, 1), (8, single, 1), (19, single, 1)
-for d, dtype, *masked in *cases, (4, double), (8, double, 1), (19, double, 1):
-    x = torch.empty(2, 4096, d, dtype=dtype, device="meta")
-    mask = torch.empty(2, 4096, dtype=torch.bool, device="meta") if masked else None
-    with sass.compiling(sys.argv[1]) as codes:
-        nearest.nearest(x, x, mask)
-    row = {"d": d, "dtype": str(dtype), "masked": bool(masked), "spilled": codes[-1].resources()[1]}
-    if sys.argv[1].startswith("sm_"):
-        row |= {"loop": codes[-1].main_loop().opcodes, "slots": codes[-1].slots_per_pair()}
-    rows.append(row)
-json.dump(rows, sys.stdout)
-"""
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """compiled(target): a row for each case, made once a target."""
-    sass = pytest.importorskip("bench.sass", reason="no benchmarks beside the tests")
-    if sass.missing() is not None:
-        pytest.skip(f"cannot compile: {sass.missing()}")
-    made = {}
-
-    def rows(target):
-        if target not in made:
-            environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-            command = [sys.executable, "-c", COMPILE, target]
-            result = subprocess.run(
-                command, cwd=references.ROOT, env=environment, capture_output=True, text=True, check=False
-            )
-            assert result.returncode == 0, result.stderr
-            made[target] = json.loads(result.stdout)
-        return made[target]
-
-    return rows
-
-
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_nothing_spills(target, compiled):
-    assert [row for row in compiled(target) if row["spilled"]] == []
-
-
-@pytest.mark.parametrize("d, most", [(2, 8), (3, 10.5), (8, 21)])
-def test_issue_slots_a_pair(d, most, compiled):
-    """d differences, d fma of the square, a comparison and two selections; the rest is shared by a tile's rows."""
-    slots = [row["slots"] for row in compiled("sm_90") if row["d"] == d and row["dtype"] == "torch.float32"]
-    assert slots and max(slots) <= most
-
-
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_nothing_is_reduced_or_awaited_inside_the_loop(target, compiled):
-    low = [row for row in compiled(target) if row["d"] <= kernel.WIDTH]
-    assert low
-    for row in low:
-        assert not {"SHFL", "BAR", "STS", "LDS", "LDL", "STL"} & set(row["loop"])

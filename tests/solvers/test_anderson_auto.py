@@ -248,6 +248,18 @@ def test_auto_tries_the_flow_from_the_best_iterate_then_from_the_start(cloud):
     assert torch.equal(seen[7], best) and torch.equal(seen[11], start)
 
 
+def test_the_gradient_may_stop_anderson(cloud):
+    """Its direction is F(z) - z, and the cloud that is returned is the one of least norm, not the last."""
+    problem, start = Pushforward(affine, affine_context([0.5, 3.0, 0.9])), cloud(3, 4, 3)
+    solver = Anderson(stop_on="gradient", relative=False, tol=0.0, max_steps=3)
+    particles, info = solver.solve(problem, start)
+    found = (problem.image(particles) - particles).flatten(1).norm(dim=1)
+    assert torch.allclose(found, info.residual, rtol=1e-10)
+    seen = []
+    solver.solve(problem, start, callback=lambda step, z, _: seen.append((problem.image(z) - z).flatten(1).norm(dim=1)))
+    assert torch.allclose(torch.stack(seen[:-1]).amin(0), found, rtol=1e-10)
+
+
 def test_auto_passes_its_options_on():
     auto = Auto(kernel=Gaussian(2.0), tol=1e-2, anderson={"depth": 3}, flow={"lr": 0.2, "gradient": "witness"})
     assert auto.accelerated.kernel == auto.descent.kernel == Gaussian(2.0)

@@ -359,6 +359,12 @@ def test_warnings_are_quieted_for_one_thread(start):
             ValueError,
             "start must have points in dimension 8, got 3",
         ),
+        (
+            (Pushforward(small_transport()), torch.zeros(3, 4, 8, dtype=torch.float64)),
+            {},
+            TypeError,
+            "context must be a Context, of TransportMap.encode, got NoneType",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["anderson", "flow"])

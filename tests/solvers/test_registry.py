@@ -12,6 +12,7 @@ from ddeq_fast.solvers import (
     SGD,
     Anderson,
     Auto,
+    ConvergenceWarning,
     IterativeSolver,
     MMDFlow,
     Pushforward,
@@ -89,6 +90,14 @@ def test_a_solver_of_ones_own_may_have_options(context, start):
     assert solve(
         Pushforward(affine, affine_context([0.9] * 3)), start, Damped(tol=1e-2, max_steps=300)
     ).info.converged.all()
+
+
+def test_every_solver_may_lose_patience(start, picard):
+    """Plain iteration that doubles distances is given up."""
+    with pytest.warns(ConvergenceWarning):
+        info = solve(Pushforward(affine, affine_context([2.0, 0.5, 2.0])), start, picard(patience=5)).info
+    assert info.converged.tolist() == [False, True, False]
+    assert (info.evaluations[[0, 2]] == 7).all()
 
 
 def test_a_solver_needs_no_more_than_solve(context, start):

@@ -1,6 +1,8 @@
 """A `ConvergenceWarning` points at the line of the caller, from wherever it is issued."""
 
+import _thread
 import sys
+import time
 import warnings
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from ddeq_fast.gradients import Bilevel, ImplicitFunction
 from ddeq_fast.models import DDEQ, Classifier
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, Pushforward, solve
+from ddeq_fast.utils.warning import warn
 from problems import affine, affine_context, small_transport
 
 
@@ -71,3 +74,14 @@ def test_a_warning_is_shown_once_a_line(brief):
             solve(*brief, "anderson", max_steps=2)
         solve(*brief, "anderson", max_steps=2)
     assert len(caught) == 2
+
+
+def test_from_a_thread_without_a_caller():
+    """As torch's threads are that run backward passes on a GPU: the main thread waits for them."""
+    deadline = time.monotonic() + 10
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _thread.start_new_thread(warn, ("here", ConvergenceWarning))
+        while not caught and time.monotonic() < deadline:
+            pass
+    assert [warning.filename for warning in caught] == [__file__]

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sample_kernels import KERNELS
 
 import references
 from ddeq_fast import (
     Gaussian,
-    InverseMultiquadric,
     Laplacian,
+    Mixture,
     RadialKernel,
     Riesz,
     chamfer,
@@ -24,15 +25,12 @@ from ddeq_fast import (
 
 def at_scale(name, scale):
     """A kernel whose shape on a cloud of that scale is the same for all scales."""
-    return {
-        "riesz_half": Riesz(0.5),
-        "riesz_one": Riesz(1.0),
-        "riesz": Riesz(1.3),
-        "gaussian": Gaussian(0.8 * scale),
-        "laplacian": Laplacian(0.9 * scale),
-        "inverse_multiquadric": InverseMultiquadric(1.3 * scale),
-        "mixture": 0.5 * Riesz(1.0) + scale * Gaussian(1.7 * scale) + -0.25 * scale * Laplacian(0.6 * scale),
-    }[name]
+    kernel = {**KERNELS, "riesz": Riesz(1.3)}[name].rescaled(scale)
+    # Values of Riesz(1) grow with the scale, those of kernels with a bandwidth do not.
+    weights = [weight if term.bandwidth is None else weight * scale for weight, term in kernel.terms()]
+    return (
+        kernel if len(weights) == 1 else Mixture(tuple(zip(weights, (term for _, term in kernel.terms()), strict=True)))
+    )
 
 
 @pytest.mark.parametrize("name", ["riesz_half", "riesz_one", "riesz", "gaussian", "laplacian", "mixture"])

@@ -61,7 +61,7 @@ def _names() -> tuple[str, ...]:
     """Kernels that Triton code is written for."""
     from ddeq_fast.kernels import radial
 
-    return radial.KNOWN
+    return tuple(radial.KNOWN)
 
 
 @functools.lru_cache(maxsize=256)

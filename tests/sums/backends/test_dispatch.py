@@ -9,7 +9,6 @@ from ddeq_fast import Gaussian, Riesz
 from ddeq_fast.commands.main import main
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
-from ddeq_fast.sums.text import parse
 
 # A machine on which a pair costs 10 ns dense and 1 ns compiled in every dimension, and compiling takes 9 s.
 TABLE = {
@@ -105,22 +104,3 @@ def test_explain_refuses(capsys):
     with pytest.raises(SystemExit):
         main(["explain", "--n", "5", "--d", "3", "--kernel", "cubic"])
     assert "kernel must be such as riesz:1 or gaussian:0.5" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text, kernel",
-    [
-        ("riesz", Riesz(1.0)),
-        ("Gaussian:0.5", Gaussian(0.5)),
-        ("riesz:1.5 + 0.5*gaussian:2e-1", Riesz(1.5) + 0.5 * Gaussian(0.2)),
-        ("-2 * riesz:1", -2 * Riesz(1.0)),
-    ],
-)
-def test_kernels_as_text(text, kernel):
-    assert parse(text) == kernel
-
-
-@pytest.mark.parametrize("text", ["", "riesz:", "riesz:3", "riesz:1.2.3", "gaussian:-1", "2*", "+riesz", "riesz 1"])
-def test_no_kernel(text):
-    with pytest.raises(ValueError, match=r"kernel|must lie in"):
-        parse(text)

@@ -26,8 +26,8 @@ def call(i):
         sys.stdout.write(f"line {i}\n")
         x = torch.linspace(0, 1 + i, 12, dtype=torch.float64).view(6, 2)
         for _ in range(20):
-            u = potential(x, x, None, Gaussian(1 / 3), backend="keops")
-            error = (u - potential(x, x, None, Gaussian(1 / 3), backend="dense")).abs().max()
+            u = potential(x, x, Gaussian(1 / 3), backend="keops")
+            error = (u - potential(x, x, Gaussian(1 / 3), backend="dense")).abs().max()
             if error > 1e-14:
                 failed.append((i, float(error)))
         sys.stdout.write(f"line {i}\n")
@@ -91,7 +91,7 @@ import torch
 from ddeq_fast import Gaussian, potential
 for _ in range(2):
     try:
-        potential(torch.zeros(3, 2), torch.zeros(3, 2), None, Gaussian(), backend="keops")
+        potential(torch.zeros(3, 2), torch.zeros(3, 2), Gaussian(), backend="keops")
     except ValueError as error:
         print(error)
 """

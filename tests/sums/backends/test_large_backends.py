@@ -72,11 +72,11 @@ def test_a_bandwidth_is_an_argument(sigma, cloud):
     """Annealing compiles nothing anew."""
     x, y = cloud(2, 5, 2, dtype=torch.float32), cloud(2, 6, 2, dtype=torch.float32)
     potential_and_field(x, y, Gaussian(0.7), backend="compiled")
-    programs = compiled._program.cache_info().currsize
+    programs = compiled._compiled.cache_info().currsize
     u, f = potential_and_field(x, y, Gaussian(sigma), backend="compiled")
     expected = potential_and_field(x, y, Gaussian(sigma), backend="dense")
     torch.testing.assert_close((u, f), expected, rtol=1e-5, atol=1e-6)
-    assert compiled._program.cache_info().currsize == programs
+    assert compiled._compiled.cache_info().currsize == programs
 
 
 @COMPILER
@@ -113,7 +113,7 @@ def test_large_clouds_take_no_matrix(cloud):
 def test_no_sequence_of_shapes_compiles_too_often(cloud, monkeypatch):
     """Dynamo refuses to compile one function more than eight times; traced here, but not compiled."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    compiled._program.cache_clear()
+    compiled._compiled.cache_clear()
     kernel = Gaussian(0.9)
     for dtype in (torch.float32, torch.float64):
         for batch, m, n in itertools.product((1, 2, 3), repeat=3):
@@ -122,7 +122,7 @@ def test_no_sequence_of_shapes_compiles_too_often(cloud, monkeypatch):
                 found = potential_and_field(x, y, kernel, backend="compiled")
             expected = potential_and_field(x, y, kernel, backend="dense")
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    compiled._program.cache_clear()
+    compiled._compiled.cache_clear()
 
 
 def test_without_a_compiler_dense_answers_after_one_warning(cloud, monkeypatch):
@@ -133,7 +133,7 @@ def test_without_a_compiler_dense_answers_after_one_warning(cloud, monkeypatch):
         return program
 
     compiled._warn_once.cache_clear()
-    monkeypatch.setattr(compiled, "_program", no_compiler)
+    monkeypatch.setattr(compiled, "_compiled", no_compiler)
     x, y = cloud(2, 4, 3), cloud(2, 5, 3)
     with pytest.warns(RuntimeWarning, match=r"^the compiled backend falls back to dense: ") as caught:
         found = [potential_and_field(x, y, backend="compiled") for _ in range(2)][1]
@@ -182,8 +182,8 @@ torch.set_num_threads(1)
 x, y = torch.linspace(-1, 1, 33).view(11, 3), torch.linspace(-1.5, 2, 39).view(13, 3)
 for number in map(float, sys.argv[1:]):
     for kernel in (Riesz(number), 0.5 * Riesz(number) + number * Gaussian(number)):
-        found = potential_and_field(x, y, None, kernel, backend="compiled")
-        exact = potential_and_field(x.double(), y.double(), None, kernel, backend="dense")
+        found = potential_and_field(x, y, kernel, backend="compiled")
+        exact = potential_and_field(x.double(), y.double(), kernel, backend="dense")
         for value, expected in zip(found, exact):
             error = float((value - expected).norm() / expected.norm())
             assert error < 1e-5, (kernel, error)
