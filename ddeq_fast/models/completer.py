@@ -16,7 +16,8 @@ from ddeq_fast.utils.validation import check_cloud, check_integer, check_number,
 
 class Completion(NamedTuple):
     """points: completed clouds (B, n, d), the points of the partial cloud, then the new ones, zero at padding;
-    weights: (B, n), zero for padding, one of a new point unless their number was asked for; observed: (B, n), True for points of the partial cloud;
+    weights: (B, n), zero for padding; of new points one, or less where more of them were asked for, or more;
+    observed: (B, n), True for points of the partial cloud;
     equilibrium: of the DDEQ layer, the new points before they are lowered.
     """
 
@@ -32,9 +33,9 @@ class Completer(nn.Module):
     Observed points and random ones are lifted to the latent space by an injective map q; the random ones move to
     equilibrium under F, conditioned on the partial cloud and beside its points, which stay; q^-1 takes them back.
 
-    Where `transport.dim_label` is dim_x, each point has a label: the point where it starts, and for an observed one its own
-    position, before they are lifted. The new points are then a distribution at equilibrium, not one spot; more of them,
-    at test time, are more of the same distribution, and share the mass that `growth` gives them.
+    Where `transport.dim_label` is dim_x, each point has a label: the point where it starts, and for an observed one its
+    own position, before they are lifted. The new points are then a distribution at equilibrium, not one spot; more of
+    them, at test time, are more of the same distribution, and share the mass that `growth` gives them.
 
     Args:
         transport: the map F of the layer, whose dim_label is zero or dim_x.

@@ -40,8 +40,8 @@ LABELS = ("learned", "drawn")
 class DDEQ(nn.Module):
     """Distributional deep equilibrium layer: x -> Z* with F(., x)#mu = mu (Geuter et al. 2025).
 
-    Where `transport.dim_label` is positive, particles are (z, e) with labels e that nothing moves, see `TransportMap`. Where
-    each comes to rest is then decided by its label alone, and any number of labels of one law belong to the same
+    Where `transport.dim_label` is positive, particles are (z, e) with labels e that nothing moves, see `TransportMap`.
+    Where each comes to rest is then decided by its label alone, and any number of labels of one law belong to the same
     equilibrium. All particles start at zero, unless a start is given.
 
     Args:
@@ -138,8 +138,8 @@ class DDEQ(nn.Module):
             frozen: boolean (B, n): particles that the solver must not move.
             anchors: further particles (B, m, dim_z), with weights, that neither the solver nor F moves: they are part
                 of the measure and condition F, and gradients reach them. What is returned are the others.
-            labels: of the particles, (n, dim_label), or (B, n, dim_label) for labels of each cloud's own; the layer's own
-                if None, on a start from an earlier equilibrium too. Gradients reach them. Any number will do.
+            labels: of the particles, (n, dim_label), or (B, n, dim_label) for labels of each cloud's own; the layer's
+                own if None, on a start from an earlier equilibrium too. Gradients reach them. Any number will do.
             anchor_labels: of the anchors (B, m, dim_label), where particles have labels.
 
         Raises:

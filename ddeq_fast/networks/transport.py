@@ -69,9 +69,9 @@ class TransportMap(nn.Module):
     Both clouds are lifted to a narrow width, mixed by the bilinear layer, widened to `dim_z`, and mixed again
     by attention (Geuter et al. 2025, section 4; all normalisations are post-norm). The defaults are the paper's.
 
-    With labels a particle is (z, e), and F acts as (z, e) -> (F_z(z, e; mu, X), e): nothing moves e. Where z enters, features
-    of e of their own are added to those of z: what makes F contractive in z does not take its labels away. A plain F
-    that is contractive has one fixed point Z*, which permutations carry to itself: all particles coincide. With
+    With labels a particle is (z, e), and F acts as (z, e) -> (F_z(z, e; mu, X), e): nothing moves e. Where z enters,
+    features of e of their own are added to those of z: what makes F contractive in z does not take its labels away. A
+    plain F that is contractive has one fixed point Z*, which permutations carry to itself: all particles coincide. With
     labels each has a place of its own, z*(e; X), and the equilibrium is the image of their law.
 
     Args:

@@ -29,28 +29,29 @@ _WIDEST = 1e139
 class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
 
-    Particles may have labels e, coordinates that nothing moves: mu is a measure on points (z, e) of the product space, F
-    acts as (z, e) -> (F(z, e), e). The discrepancy of such clouds, which is the residual, what the flow descends and what
-    the bilevel gradient differentiates, is that of measures on the product space: it pairs every particle with its own
-    image. That of the marginals alone vanishes where F permutes particles, too.
+    Particles may have labels e, coordinates that nothing moves: mu is a measure on points (z, e) of the product space,
+    F acts as (z, e) -> (F(z, e), e). The discrepancy of such clouds, which is the residual, what the flow descends and
+    what the bilevel gradient differentiates, is that of measures on the product space: it pairs every particle with its
+    own image. That of the marginals alone vanishes where F permutes particles, too.
 
     Args:
-        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It has labels from its context.
-            It may have the methods prepare(context), see `prepared`, check_context(context), which raises if that is none
-            of its own, check_labels(context, labels), which does if these are not its labels, and
-            check_particles(z, name), if z, called `name`, is none of its clouds; and a `network_dtype`, the
-            precision that it computes in.
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It has labels from its
+            context. It may have the methods prepare(context), see `prepared`, check_context(context), which raises if
+            that is none of its own, check_labels(context, labels), which does if these are not its labels, and
+            check_particles(z, name), if z, called `name`, is none of its clouds; and a `network_dtype`, the precision
+            that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they stay and are not moved, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding, or a boolean mask, False for padding; None means
             equal.
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
-        labels: of the particles (B, n, de), in their dtype; None for plain ones. No gradient reaches these: it does those
-            in the context.
+        labels: of the particles (B, n, de), in their dtype; None for plain ones. No gradient reaches these: it does
+            those in the context.
         residual_space: "product", or "marginal" for the discrepancy of the particles without their labels.
 
     Raises:
-        TypeError, ValueError: func cannot be called, an unknown space. All else is checked by `checked`, as `solve` does.
+        TypeError, ValueError: func cannot be called, an unknown space. All else is checked by `checked`, as `solve`
+        does.
     """
 
     # What has the batch axis first.
@@ -184,7 +185,7 @@ class Pushforward:
         return points if self.weights is None else points.masked_fill((self.weights <= 0)[..., None], 0)
 
     def on_product(self, points: Tensor) -> Tensor:
-        """Points (B, n, d), a cloud or its image, in the space of the discrepancy: with their labels, (B, n, d + de)."""
+        """Points (B, n, d) of a cloud or its image, as they are compared: with their labels, (B, n, d + de)."""
         if self.labels is None or self.residual_space == "marginal":
             return points
         return torch.cat((points, self.present(self.labels).to(points.dtype)), -1)
