@@ -234,11 +234,12 @@ class TransportMap(nn.Module):
             weights: of the particles (B, n), zero for padding, whose labels may be anything finite; ones if None.
 
         Raises:
-            TypeError, ValueError: a network without labels, wrong shape, dtype or device, NaN, negative weights.
+            TypeError, ValueError: a network without labels, wrong shape, dtype or device, NaN, bad weights.
         """
         self.check_context(context)
         self._check_labels("labels", labels, len(context.matrix))
-        return context._replace(labels=self._features(labels, weights, "weights"))
+        charges = None if weights is None else check_weights("weights", weights, None, labels)
+        return context._replace(labels=self._features(labels, charges))
 
     def _check_labels(self, name: str, labels: Tensor, batch: int, n: int | None = None) -> None:
         if not self.dim_label:
@@ -251,10 +252,9 @@ class TransportMap(nn.Module):
         check_cloud(name, labels)
         check_match(name, labels, self.bilinear.bias)
 
-    def _features(self, labels: Tensor, weights: Tensor | None, weights_name: str) -> Labels:
-        """What F sees of labels (B, n, dim_label)."""
-        if weights is not None:
-            labels = without_padding(labels, check_weights(weights_name, weights, None, labels, some=False))
+    def _features(self, labels: Tensor, charges: Tensor | None) -> Labels:
+        """What F sees of labels (B, n, dim_label) of particles with these weights (B, n)."""
+        labels = labels if charges is None else without_padding(labels, charges)
         with self._precision(labels):
             return Labels(self.lift_label(labels), self.widen_label(labels))
 
@@ -286,7 +286,7 @@ class TransportMap(nn.Module):
             points = without_padding(points, charges)
         if labels is not None or self.dim_label:
             self._check_labels("anchor_labels", labels, *points.shape[:2])  # type: ignore[arg-type]
-        features = None if labels is None else self._features(labels, charges, "anchors.weights")
+        features = None if labels is None else self._features(labels, charges)
         present = self._present(None if weights is None else charges)
         with self._precision(points):
             keys_and_values = self.self_encoder.keys_and_values(self._start(points, context, present, features))
