@@ -110,13 +110,15 @@ WRONG = {
         LATENT.long(),
         LATENT[:, :0],
     ],
+    "labels": [*OBJECTS, LATENT, CLOUD.float(), CLOUD[:1], spoilt(CLOUD, NAN), CLOUD.long(), CLOUD[:, :0], CLOUD[0, 0]],
+    "labels of each": [*OBJECTS, LATENT, CLOUD.float(), CLOUD[:1], CLOUD[0], spoilt(CLOUD, NAN), CLOUD.long()],
     "clouds or one": [*OBJECTS, spoilt(CLOUD[0], NAN), CLOUD, CLOUD[0, 0], CLOUD[0].long(), CLOUD[0, :0]],
     "kernels": ["riesz", 1.0, True, ddeq_fast.Riesz, [], ["riesz"], {}],
     "budget": [True, 1.5, -1, 0, "much", "", [], "-1G", NAN],
     "seed": [True, 1.5, "3", NAN, HUGE, -1, [1]],
 }
 KINDS = {
-    "cloud": "x y z partial completed points target start noise direction",
+    "cloud": "x y z partial completed points target start noise direction labels anchor_labels",
     "weights": "weights x_weights y_weights z_weights target_weights partial_weights completed_weights",
     "charges": "charges",
     "mask": "mask x_mask y_mask partial_mask completed_mask",
@@ -126,7 +128,7 @@ KINDS = {
     "backend": "backend",
     "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
     "dim_hidden dim_final directions batch_size patience",
-    "count": "self_layers cross_layers x_layers",
+    "count": "self_layers cross_layers x_layers dim_label",
     "positive": "bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",
     "share": "damping",
@@ -134,7 +136,7 @@ KINDS = {
     "pair": "lr_decay noise anneal regulariser",
     "tuple": "dim_lift dims widths components",
     "flag": "relative stop_together cuda_graph return_image nesterov prefer rescale attend_to_padding",
-    "choice": "method convention stop_on gradient solver backward kind",
+    "choice": "method convention stop_on gradient solver backward kind residual_space",
     "options": "anderson flow",
     "function": "func loader factory callback offer",
     "object": "problem transport optimizer draw",
@@ -191,7 +193,9 @@ def shown(value):
 
 
 PARTIAL = {"weights": ONES}
+LABELLED = small(dim_label=3)
 FLOW = ddeq_fast.MMDFlow
+BRIEF = FLOW(max_steps=1, tol=0.0)  # small networks that are not trained have equilibria that are hard to find
 PUBLIC = [
     Case("potential", ddeq_fast.potential, {"x": CLOUD, "y": CLOUD}),
     Case("field", ddeq_fast.field, {"x": CLOUD, "y": CLOUD}),
@@ -218,7 +222,12 @@ PUBLIC = [
     Case("normalise", clouds.normalise, {"points": CLOUD}),
     Case("compact", clouds.compact, {"points": CLOUD, "weights": ONES}, weights="charges", mask="frozen"),
     Case("spread_normal", clouds.spread_normal, {"n": 3, "dim": 2}),
-    Case("Pushforward", ddeq_fast.Pushforward, {"func": abs}, context=None, weights=None, frozen=None),
+    Case("Pushforward", ddeq_fast.Pushforward, {"func": abs}, context=None, weights=None, frozen=None, labels=None),
+    Case(
+        "solve with labels",
+        lambda labels: ddeq_fast.solve(ddeq_fast.Pushforward(lambda z, c, w: 0.5 * z, None, labels=labels), CLOUD),
+        {"labels": CLOUD},
+    ),
     Case("FixedTarget", ddeq_fast.FixedTarget, {"target": CLOUD}, target_weights=None, weights=None, frozen=None),
     Case(
         "solve",
@@ -243,6 +252,12 @@ PUBLIC = [
     Case("jacobian_norm", jacobian_norm, {"problem": problem(), "z": CLOUD}),
     Case("TransportMap", ddeq_fast.TransportMap, {"dim_z": 4}, network_dtype="dtype"),
     Case("TransportMap.encode", small().encode, {"x": CLOUD}),
+    Case(
+        "TransportMap.labelled",
+        LABELLED.labelled,
+        {"context": LABELLED.encode(CLOUD), "labels": CLOUD},
+        context="object",
+    ),
     Case("Lift", ddeq_fast.Lift, {"dims": (3, 4)}),
     Case(
         "DDEQ",
@@ -251,24 +266,52 @@ PUBLIC = [
         ),
         {"transport": small()},
     ),
-    Case("DDEQ.forward", ddeq_fast.DDEQ(small(), 4).forward, {"x": CLOUD}, start="latent"),
+    Case(
+        "DDEQ with labels",
+        lambda labels, residual_space="product": ddeq_fast.DDEQ(
+            LABELLED, 4, labels=labels, residual_space=residual_space
+        ),
+        {"labels": "drawn"},
+        labels="choice",
+    ),
+    Case(
+        "DDEQ.forward",
+        ddeq_fast.DDEQ(LABELLED, 4, solver=BRIEF).double().forward,
+        {"x": CLOUD, "anchors": (LATENT, ONES), "anchor_labels": CLOUD},
+        start="latent",
+        labels="labels",
+        anchor_labels="labels of each",
+    ),
     Case(
         "Classifier",
         lambda transport, num_classes: ddeq_fast.Classifier(transport, num_classes),
         {"transport": small(), "num_classes": 2},
     ),
-    Case("Classifier.forward", ddeq_fast.Classifier(small(), 2).double().forward, {"x": CLOUD}, start="latent"),
+    Case(
+        "Classifier.forward",
+        ddeq_fast.Classifier(LABELLED, 2, solver=BRIEF).double().forward,
+        {"x": CLOUD},
+        start="latent",
+        labels="labels",
+    ),
     Case(
         "Completer",
         lambda transport, growth=1.5, widths=(): ddeq_fast.Completer(transport, growth, widths),
         {"transport": small()},
     ),
-    Case("Completer.forward", ddeq_fast.Completer(small(), growth=2.0).double().forward, {"x": CLOUD}, start="clouds"),
+    Case(
+        "Completer.forward",
+        ddeq_fast.Completer(LABELLED, growth=2.0, solver=BRIEF).double().forward,
+        {"x": CLOUD},
+        start="clouds",
+        points="size",
+    ),
     Case(
         "Completer.draw_start",
         ddeq_fast.Completer(small(), growth=2.0).double().draw_start,
         {"x": CLOUD},
         noise="cloud",
+        points="size",
     ),
     Case("Clusters", partial.Clusters, {}),
     Case("Fraction", partial.Fraction, {}),

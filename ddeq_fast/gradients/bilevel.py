@@ -8,6 +8,7 @@ that of Gauss and Newton: for a motion t of the points p = (Z, F(Z)), with charg
     (A t)_i = w_i sum_j w_j D_2 grad_1 k(p_i, p_j) t_j,        H v = (I, J^T) A (v, J v).
 
 That is one tangent of the op, one product with J and one with its transpose; conjugate gradients solve H v = dL/dZ.
+Of particles with labels, p are points of the product space, and t has no part along the labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ddeq_fast.gradients.base import Backward, BackwardInfo
 from ddeq_fast.gradients.implicit import implicit
@@ -91,8 +93,9 @@ class _Hessian:
         y, *products = problem.jacobian(z)
         self.push, self.pull_back = (problem.product(product, z) for product in products)
         wide = torch.promote_types(z.dtype, torch.float32)
-        points, real = problem.present(z).to(wide), problem.present(torch.ones_like(z[..., :1]))
-        charged = points, problem.present(y).to(wide)
+        real = problem.present(torch.ones_like(z[..., :1]))
+        points, image = (problem.on_product(problem.present(part).to(wide)) for part in (z, y))
+        charged = points, image
         self.points, self.charges = signed_measure(*charged, *problem.measures(*charged))
         kernel = options.kernel
         if kernel is None:
@@ -112,10 +115,11 @@ class _Hessian:
     def pull(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """A (v, J v), split into the parts of z and of F(z)."""
         self.info.evaluations += 1
-        motion = torch.cat((v, self.push(v)), 1)
+        d = v.shape[-1]
+        motion = F.pad(torch.cat((v, self.push(v)), 1), (0, self.points.shape[-1] - d))  # labels stay
         nothing = torch.zeros_like(self.points)
         rest = self.points, self.points, self.charges, nothing, motion, self.kernel, self.backend
-        return (self.charges[..., None] * tangent(*rest)[1]).split(v.shape[1], 1)
+        return (self.charges[..., None] * tangent(*rest)[1][..., :d]).split(v.shape[1], 1)
 
     def __call__(self, v: Tensor) -> Tensor:
         on_z, on_image = self.pull(v)

@@ -1,4 +1,4 @@
-"""The transport map F(Z, X): equivariant in the latent cloud Z, invariant in the input cloud X.
+"""The transport map F(Z, X): equivariant in the latent cloud Z, with its labels, invariant in the input cloud X.
 
 Split in two: `encode(X)` computes all that depends on X alone, once; `forward(Z, context)` is what a solver
 evaluates again and again.
@@ -31,12 +31,19 @@ class Anchors(NamedTuple):
     weights: Tensor
 
 
+class Labels(NamedTuple):
+    """Labels of n particles as F sees them: `lifted` (B, n, middle) and `widened` (B, n, dim_z) features of each."""
+
+    lifted: Tensor
+    widened: Tensor
+
+
 class Context(NamedTuple):
-    """All that F needs of X, for a batch of B clouds; every tensor has the batch axis first.
+    """All that F needs of X, and of labels, for a batch of B clouds; every tensor has the batch axis first.
 
     matrix: of the bilinear layer, (B, middle, middle). sources: keys and values of X for every cross-attention layer.
     bias: log weights of X, (B, 1, 1, m), None where all are one. drops: dropout masks (B, 1, hidden) of every layer, or
-    None. anchors: of `TransportMap.anchored`.
+    None. anchors: of `TransportMap.anchored`. labels: of `TransportMap.labelled`.
     """
 
     matrix: Tensor
@@ -44,6 +51,7 @@ class Context(NamedTuple):
     bias: Tensor | None
     drops: dict[str, list[Tensor | None]]
     anchors: Anchors | None = None
+    labels: Labels | None = None
 
 
 def default_heads(dim: int) -> int:
@@ -61,6 +69,11 @@ class TransportMap(nn.Module):
     Both clouds are lifted to a narrow width, mixed by the bilinear layer, widened to `dim_z`, and mixed again
     by attention (Geuter et al. 2025, section 4; all normalisations are post-norm). The defaults are the paper's.
 
+    With labels a particle is (z, e), and F acts as (z, e) -> (F_z(z, e; mu, X), e): nothing moves e. Where z enters,
+    features of e of their own are added to those of z: what makes F contractive in z does not take its labels away. A
+    plain F that is contractive has one fixed point Z*, which permutations carry to itself: all particles coincide. With
+    labels each has a place of its own, z*(e; X), and the equilibrium is the image of their law.
+
     Args:
         dim_z, dim_x: dimension of the latent and of the input points.
         num_heads: attention heads; must divide dim_z. None for the most, up to 32, with at least 4 coordinates each.
@@ -69,6 +82,7 @@ class TransportMap(nn.Module):
         dim_final: hidden width of the last feed-forward block.
         self_layers, cross_layers, x_layers: attention layers within Z, from Z to X, within X.
         dropout: probability of dropping a hidden unit, for all points of a cloud and all evaluations of a solve.
+        dim_label: dimension of the particles' labels; 0 for none, as in the paper.
         attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
@@ -91,6 +105,7 @@ class TransportMap(nn.Module):
         cross_layers: int = 1,
         x_layers: int = 1,
         dropout: float = 0.0,
+        dim_label: int = 0,
         attend_to_padding: bool = False,
         network_dtype: torch.dtype | None = None,
     ):
@@ -103,6 +118,7 @@ class TransportMap(nn.Module):
         for name, value in (("self_layers", self_layers), ("cross_layers", cross_layers), ("x_layers", x_layers)):
             check_integer(name, value, low=0, high=MOST_LAYERS)
         check_number("dropout", dropout, high=1.0, closed=True)
+        self.dim_label = check_integer("dim_label", dim_label, low=0, high=WIDEST)
         if not isinstance(dim_lift, (tuple, list)) or len(dim_lift) != 3:
             raise TypeError(f"dim_lift must be three widths, got {dim_lift!r}")
         narrow, middle, widen = (check_integer("dim_lift", width, high=WIDEST) for width in dim_lift)
@@ -126,9 +142,13 @@ class TransportMap(nn.Module):
             for layers in (x_layers, self_layers, cross_layers)
         )
         self.final = FeedForward(dim_z, dim_final, dropout)
+        if self.dim_label:
+            self.lift_label = PointwiseMLP(self.dim_label, narrow, middle)
+            self.widen_label = PointwiseMLP(self.dim_label, widen, dim_z)
 
     def extra_repr(self) -> str:
         shown = [f"dim_z={self.dim_z}, dim_x={self.dim_x}, num_heads={self.num_heads}"]
+        shown += [f"dim_label={self.dim_label}"] * (self.dim_label > 0)
         shown += ["attend_to_padding=True"] * self.attend_to_padding
         shown += [f"network_dtype={self.network_dtype}"] * (self.network_dtype is not None)
         return ", ".join(shown)
@@ -175,6 +195,15 @@ class TransportMap(nn.Module):
         if not isinstance(context, Context):
             raise TypeError(f"context must be a Context, of TransportMap.encode, got {type(context).__name__}")
 
+    def check_labels(self, context: Context, labels: Tensor | None) -> None:
+        """Raise ValueError if `labels` (B, n, dim_label), of a cloud of particles, are not those of the context."""
+        expected = None if context.labels is None else (*context.labels.lifted.shape[:2], self.dim_label)
+        if self.dim_label and expected is None:
+            raise ValueError(f"context must have labels in dimension {self.dim_label}, of TransportMap.labelled")
+        if (None if labels is None else tuple(labels.shape)) != expected:
+            got = None if labels is None else tuple(labels.shape)
+            raise ValueError(f"labels must be those of the context, of shape {expected}, got {got}")
+
     def check_particles(self, z: Tensor, name: str = "start") -> None:
         """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
@@ -196,7 +225,42 @@ class TransportMap(nn.Module):
         sources = (part.source if isinstance(part, Prepared) else part for part in context.sources)
         return context._replace(sources=tuple(prepare(part, context.bias) for part in sources))
 
-    def anchored(self, context: Context, points: Tensor, weights: Tensor | None = None) -> Context:
+    def labelled(self, context: Context, labels: Tensor, weights: Tensor | None = None) -> Context:
+        """The context of F for particles with these labels, which gradients reach.
+
+        Args:
+            context: of `encode`.
+            labels: (B, n, dim_label), in the network's dtype and on its device.
+            weights: of the particles (B, n), zero for padding, whose labels may be anything finite; ones if None.
+
+        Raises:
+            TypeError, ValueError: a network without labels, wrong shape, dtype or device, NaN, bad weights.
+        """
+        self.check_context(context)
+        self._check_labels("labels", labels, len(context.matrix))
+        charges = None if weights is None else check_weights("weights", weights, None, labels)
+        return context._replace(labels=self._features(labels, charges))
+
+    def _check_labels(self, name: str, labels: Tensor, batch: int, n: int | None = None) -> None:
+        if not self.dim_label:
+            raise ValueError(f"{name} must be None: this network has dim_label = 0")
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(labels).__name__}")
+        shape = tuple(labels.shape)
+        if len(shape) != 3 or shape[::2] != (batch, self.dim_label) or n not in (None, shape[1]):
+            raise ValueError(f"{name} must have shape ({batch}, {n or 'n'}, {self.dim_label}), got {shape}")
+        check_cloud(name, labels)
+        check_match(name, labels, self.bilinear.bias)
+
+    def _features(self, labels: Tensor, charges: Tensor | None) -> Labels:
+        """What F sees of labels (B, n, dim_label) of particles with these weights (B, n)."""
+        labels = labels if charges is None else without_padding(labels, charges)
+        with self._precision(labels):
+            return Labels(self.lift_label(labels), self.widen_label(labels))
+
+    def anchored(
+        self, context: Context, points: Tensor, weights: Tensor | None = None, labels: Tensor | None = None
+    ) -> Context:
         """The context of F for particles beside anchors, which no layer moves.
 
         With one self-attention layer, F is what it would be for all particles together.
@@ -205,12 +269,12 @@ class TransportMap(nn.Module):
             context: of `encode`.
             points: the anchors (B, m, dim_z), in the network's dtype and on its device.
             weights: (B, m), nonnegative, zero for padding; ones if None. A cloud may have none but padding.
+            labels: of the anchors (B, m, dim_label), where particles have labels.
 
         Raises:
-            TypeError, ValueError: wrong shape, dtype or device, NaN, negative weights.
+            TypeError, ValueError: wrong shape, dtype or device, NaN, negative weights, labels without need or missing.
         """
-        if not isinstance(context, Context):
-            raise TypeError(f"context must be what encode returns, got {type(context).__name__}")
+        self.check_context(context)
         batch = len(context.matrix)
         if isinstance(points, Tensor) and (points.dim() != 3 or points.shape[::2] != (batch, self.dim_z)):
             got = tuple(points.shape)
@@ -220,9 +284,12 @@ class TransportMap(nn.Module):
         charges = check_weights("anchors.weights", weights, None, points, some=False)
         if weights is not None and not self.attend_to_padding:
             points = without_padding(points, charges)
+        if labels is not None or self.dim_label:
+            self._check_labels("anchor_labels", labels, *points.shape[:2])  # type: ignore[arg-type]
+        features = None if labels is None else self._features(labels, charges)
         present = self._present(None if weights is None else charges)
         with self._precision(points):
-            keys_and_values = self.self_encoder.keys_and_values(self._start(points, context, present))
+            keys_and_values = self.self_encoder.keys_and_values(self._start(points, context, present, features))
         return context._replace(anchors=Anchors(keys_and_values, charges))
 
     def forward(self, z: Tensor, context: Context, weights: Tensor | None = None) -> Tensor:
@@ -230,7 +297,7 @@ class TransportMap(nn.Module):
 
         Args:
             z: particles (B, n, dim_z).
-            context: of X, from `encode`.
+            context: of X, from `encode`, and of the labels of the particles, from `labelled`.
             weights: (B, n), zero for padding, ones if None; padding is neither attended to nor seen by the others.
         """
         present, anchors = self._present(weights), context.anchors
@@ -241,16 +308,21 @@ class TransportMap(nn.Module):
         bias = None if weights is None or self.attend_to_padding else log_weights(weights)
         beside = None if anchors is None else anchors.keys_and_values
         with self._precision(z):
-            mixed = self._start(z, context, present)
+            mixed = self._start(z, context, present, context.labels)
             mixed = self.self_encoder(mixed, bias=bias, drops=context.drops["self"], present=present, anchors=beside)
             mixed = self.cross_encoder(mixed, context.sources, context.bias, context.drops["cross"], present)
             return zeroed(self.final(mixed, context.drops["final"][0]), present).to(z.dtype)
 
-    def _start(self, z: Tensor, context: Context, present: Tensor | None) -> Tensor:
-        """Particles (B, n, dim_z) as they enter attention: mixed with X by the bilinear layer."""
-        lifted = self.norm_lift_z(zeroed(self.lift_z(z), present))
+    def _start(self, z: Tensor, context: Context, present: Tensor | None, labels: Labels | None) -> Tensor:
+        """Particles (B, n, dim_z) with these labels as they enter attention: mixed with X by the bilinear layer."""
+        lifted, beside = self.lift_z(z), z
+        if labels is not None:
+            lifted, beside = lifted + labels.lifted, z + labels.widened
+        elif self.dim_label:
+            raise ValueError(f"context must have labels in dimension {self.dim_label}, of TransportMap.labelled")
+        lifted = self.norm_lift_z(zeroed(lifted, present))
         lifted = self.norm_bilinear(lifted + zeroed(self.bilinear(lifted, context.matrix), present))
-        return self.norm_start(z + self.norm_widen_z(zeroed(self.widen_z(lifted), present)))
+        return self.norm_start(beside + self.norm_widen_z(zeroed(self.widen_z(lifted), present)))
 
     def _present(self, weights: Tensor | None) -> Tensor | None:
         """Points that are no padding, (B, n, 1), where the original code zeroes the others; None elsewhere."""

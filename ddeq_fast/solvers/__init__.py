@@ -20,7 +20,7 @@ from ddeq_fast.solvers.iterate import (
     warn_if_unconverged,
 )
 from ddeq_fast.solvers.optimizers import SGD, Adam
-from ddeq_fast.solvers.problem import FixedTarget, Pushforward, check_scale
+from ddeq_fast.solvers.problem import SPACES, FixedTarget, Pushforward, check_scale
 
 register("flow", MMDFlow)
 register("anderson", Anderson)
@@ -88,6 +88,7 @@ __all__ = [
     "solve",
     "run",
     "Pushforward",
+    "SPACES",
     "FixedTarget",
     "Solver",
     "IterativeSolver",

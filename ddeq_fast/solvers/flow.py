@@ -30,7 +30,8 @@ class MMDFlow(IterativeSolver):
     """Explicit Euler steps Z <- Z - lr * g along the Wasserstein gradient g of MMD^2(mu, F#mu) / 2.
 
     With nu = mu - F#mu and its field f, g(z_i) = f(z_i) - J^T f(F(z))_i (weights aside): one pass over the
-    pairs of the concatenated clouds and one vector-Jacobian product through F.
+    pairs of the concatenated clouds and one vector-Jacobian product through F. Of particles with labels it is the
+    field of the measure on the product space that is taken, and the part of it along z.
 
     Args:
         kernel: one kernel, or several of different bandwidths whose objectives are averaged.
@@ -165,14 +166,15 @@ class MMDFlow(IterativeSolver):
         """
         a, b = problem.measures(z, y)
         z, y = problem.present(z), problem.present_image(y)
-        sources, charges = signed_measure(z, y, a, b)
+        image = problem.on_product(y)
+        sources, charges = signed_measure(problem.on_product(z), image, a, b)
         beta = _decayed(*self.noise, step)
         targets = sources
         if beta > 0:
-            targets = torch.cat((z + beta * torch.randn_like(z), y), 1)
-        n = z.shape[1]
+            targets = torch.cat((problem.on_product(z + beta * torch.randn_like(z)), image), 1)
+        n, d = z.shape[1:]
         targets = targets if vjp is not None else targets[:, :n].contiguous()
-        f = evaluate_plain(targets, sources, charges, kernel, self.backend, False, True)[1]
+        f = evaluate_plain(targets, sources, charges, kernel, self.backend, False, True)[1][..., :d]
         g = f[:, :n]
         present = (a > 0)[..., None]
         if vjp is not None:

@@ -87,7 +87,7 @@ def _key(solver, problem, z, state):
         return None
     owned = [tensor.data_ptr() for tensor in (*func.parameters(), *func.buffers())]
     shapes = tree.apply(lambda t: (tuple(t.shape), t.dtype, t.device), (problem.parts(), z, state))
-    return type(problem), func, func.training, owned, shapes, dict(vars(solver))
+    return type(problem), problem.residual_space, func, func.training, owned, shapes, dict(vars(solver))
 
 
 def _copy(source, target) -> None:

@@ -16,11 +16,12 @@ from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable
 from ddeq_fast.utils.precision import Autocast
-from ddeq_fast.utils.validation import FLOATS, check_cloud, check_finite, check_mask, check_weights
+from ddeq_fast.utils.validation import FLOATS, check_choice, check_cloud, check_finite, check_mask, check_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+SPACES = ("product", "marginal")
 # Largest coordinates, and one over the least, whose squares float64 holds.
 _WIDEST = 1e139
 
@@ -28,23 +29,33 @@ _WIDEST = 1e139
 class Pushforward:
     """Find Z with F(., context)#mu_Z = mu_Z.
 
+    Particles may have labels e, coordinates that nothing moves: mu is a measure on points (z, e) of the product space,
+    F acts as (z, e) -> (F(z, e), e). The discrepancy of such clouds, which is the residual, what the flow descends and
+    what the bilevel gradient differentiates, is that of measures on the product space: it pairs every particle with its
+    own image. That of the marginals alone vanishes where F permutes particles, too.
+
     Args:
-        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It may have the methods
-            prepare(context), see `prepared`, check_context(context), which raises if that is none of its own, and
-            check_particles(z, name), which does if z, called `name`, is none of its clouds; and a `network_dtype`, the
-            precision that it computes in.
+        func: F, called as func(z, context, weights) on z (B, n, d); returns the same shape. It has labels from its
+            context. It may have the methods prepare(context), see `prepared`, check_context(context), which raises if
+            that is none of its own, check_labels(context, labels), which does if these are not its labels, and
+            check_particles(z, name), if z, called `name`, is none of its clouds; and a `network_dtype`, the precision
+            that it computes in.
         context: nested tuples, lists and dicts of tensors with the batch axis first; it lets finished samples be
             dropped from the batch. With None they stay and are not moved, for `func` may close over the whole batch.
         weights: weights (B, n) of the particles, zero for padding, or a boolean mask, False for padding; None means
             equal.
         frozen: boolean (B, n) or (B, n, 1), True for particles that the solver must not move.
+        labels: of the particles (B, n, de), in their dtype; None for plain ones. No gradient reaches these: it does
+            those in the context.
+        residual_space: "product", or "marginal" for the discrepancy of the particles without their labels.
 
     Raises:
-        TypeError: func cannot be called. All else is checked by `checked`, as `solve` does.
+        TypeError, ValueError: func cannot be called, an unknown space. All else is checked by `checked`, as `solve`
+        does.
     """
 
     # What has the batch axis first.
-    batched: ClassVar[tuple[str, ...]] = ("context", "weights", "frozen")
+    batched: ClassVar[tuple[str, ...]] = ("context", "weights", "frozen", "labels")
     # Autocast in which F is evaluated; None for that of the caller, see `recorded`.
     autocast: Autocast | None = None
 
@@ -54,12 +65,16 @@ class Pushforward:
         context: Any = None,
         weights: Tensor | None = None,
         frozen: Tensor | None = None,
+        labels: Tensor | None = None,
+        residual_space: str = "product",
     ):
         if not callable(func):
             raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
         if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
             frozen = frozen.squeeze(-1)
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen
+        self.labels = labels.detach() if isinstance(labels, Tensor) else labels
+        self.residual_space = check_choice("residual_space", residual_space, SPACES)
         self.separable = context is not None
 
     def checked(self, start: Tensor, name: str = "start", *, weights_name: str = "weights") -> Self:
@@ -75,6 +90,7 @@ class Pushforward:
         if hasattr(self.func, "check_context"):
             self.func.check_context(self.context)
         self._check_context(start, name)
+        self._check_labels(start, name)
         if self.frozen is not None:
             check_mask("frozen", self.frozen, start)
         if self.weights is None:
@@ -89,6 +105,22 @@ class Pushforward:
                 raise ValueError(
                     f"context must hold tensors of {len(start)} clouds, as {name} does, got {tuple(tensor.shape)}"
                 )
+
+    def _check_labels(self, start: Tensor, name: str) -> None:
+        labels = self.labels
+        if labels is not None:
+            if not isinstance(labels, Tensor):
+                raise TypeError(f"labels must be a torch.Tensor, got {type(labels).__name__}")
+            if labels.dim() != 3 or labels.shape[:2] != start.shape[:2]:
+                expected = f"({start.shape[0]}, {start.shape[1]}, de)"
+                raise ValueError(f"labels must have shape {expected}, as {name} has, got {tuple(labels.shape)}")
+            check_cloud("labels", labels)
+            if labels.dtype != start.dtype:
+                raise TypeError(f"labels has dtype {labels.dtype} but {name} has {start.dtype}")
+            if labels.device != start.device:
+                raise ValueError(f"labels is on {labels.device} but {name} is on {start.device}")
+        if hasattr(self.func, "check_labels"):
+            self.func.check_labels(self.context, labels)
 
     def check_image(self, z: Tensor, y: Tensor) -> None:
         """Raise ValueError if `y` cannot be the image of `z`."""
@@ -151,6 +183,12 @@ class Pushforward:
     def present(self, points: Tensor) -> Tensor:
         """Points (B, n, d) with zeros at padding, which may lie anywhere, and where no number may come from."""
         return points if self.weights is None else points.masked_fill((self.weights <= 0)[..., None], 0)
+
+    def on_product(self, points: Tensor) -> Tensor:
+        """Points (B, n, d) of a cloud or its image, as they are compared: with their labels, (B, n, d + de)."""
+        if self.labels is None or self.residual_space == "marginal":
+            return points
+        return torch.cat((points, self.present(self.labels).to(points.dtype)), -1)
 
     def image(self, z: Tensor) -> Tensor:
         """F(z), in the dtype of z."""
@@ -236,7 +274,7 @@ class Pushforward:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
         nearly equal numbers that float32 does not resolve. NaN for a sample that has left the range of numbers."""
         z, y = self.present(z).double(), self.present_image(y).double()
-        points, charges = signed_measure(z, y, *self.measures(z, y))
+        points, charges = signed_measure(self.on_product(z), self.on_product(y), *self.measures(z, y))
         # The sums refuse a batch for the sake of one cloud whose squares float64 does not hold.
         size = points.abs().amax((1, 2))
         inside = size < _WIDEST
@@ -275,7 +313,7 @@ def check_scale(scale: Tensor | None, start: Tensor, name: str = "scale") -> Ten
 
 
 class FixedTarget(Pushforward):
-    """Move Z onto a given cloud: the constant map, whose image need not have as many points.
+    """Move Z onto a given cloud: the constant map, whose image need not have as many points, and has no labels.
 
     Args:
         target: (B, m, d).

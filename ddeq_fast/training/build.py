@@ -39,12 +39,14 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
         dim_final=config.dim_hidden,
         cross_layers=config.cross_layers,
         dropout=config.dropout,
+        dim_label=config.dim_label,
         network_dtype=_NETWORK_DTYPES[config.precision],
     )
     phantom = {"steps": config.phantom_steps} if config.backward == "phantom" else {}
     parts: dict[str, Any] = {"solver": make_solver(config), "backward": gradients.make(config.backward, **phantom)}
     if config.task == "complete":
         return Completer(transport, config.growth, return_image=True, **parts)
+    parts["labels"] = config.labels if config.dim_label else None
     return Classifier(transport, num_classes, num_particles=config.particles, seed=config.seed, **parts)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ddeq_fast import data, gradients, solvers
 from ddeq_fast.data.partial import REMOVALS
 from ddeq_fast.data.pixels import INTENSITIES
+from ddeq_fast.models.layer import LABELS
 from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
 # Groups of settings, in the order of the help.
@@ -95,6 +96,10 @@ class Config:
 
     dim_z: int = _network(64, "dimension of the latent particles", low=1)
     particles: int = _network(10, "latent particles of a classifier", low=1)
+    dim_label: int = _network(
+        0, "dimension of labels that keep particles apart, in completion that of the clouds; 0: no labels", low=0
+    )
+    labels: str = _network("learned", "labels of a classifier's particles, if they have any", choices=LABELS)
     num_heads: int = _network(8, "attention heads; a divisor of dim-z", low=1)
     dim_lift: int = _network(16, "width of the layers before the bilinear one", low=1)
     dim_hidden: int = _network(128, "hidden width of the feed-forward layers", low=1)

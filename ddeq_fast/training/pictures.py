@@ -80,16 +80,21 @@ def trajectory(model: Classifier, batch: Batch, solver: IterativeSolver) -> tupl
     """Where `solver` evaluates F: clouds (steps, B, n, dim_z), and their residuals relative to the first (steps, B),
     NaN once a sample has converged; and the solution (B, n, dim_z).
     """
-    visited, transport = [], model.ddeq.transport
+    visited, layer, labels = [], model.ddeq, None
+    transport, count = layer.transport, len(batch.labels)
     context = transport.encode(*batch.clouds)
+    if layer.labels is None:
+        start = layer.get_buffer("start").expand(count, -1, -1)
+    else:
+        labels = layer.labels.expand(count, -1, -1)
+        context, start = transport.labelled(context, labels), labels.new_zeros(count, labels.shape[1], transport.dim_z)
 
     def recorded(z, _, weights):
         visited.append(z)
         return transport(z, context, weights)
 
-    start = model.ddeq.get_buffer("start").expand(len(batch.labels), -1, -1)
-    solution = solver.solve(Pushforward(recorded), start)
-    problem = Pushforward(transport, context)
+    solution = solver.solve(Pushforward(recorded, labels=labels), start)
+    problem = Pushforward(transport, context, labels=labels)
     squared = torch.stack([problem.squared_mmd(z, problem.image(z), solver.kernel) for z in visited])
     residuals = (squared / squared[0]).sqrt()
     spent = torch.arange(len(visited))[:, None] >= solution.info.evaluations

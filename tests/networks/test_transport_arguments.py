@@ -38,7 +38,7 @@ def test_bad_anchors(points, weights, error, message):
 
 @pytest.mark.parametrize("context", [None, (1, 2), torch.ones(2)])
 def test_anchors_need_a_context(context):
-    with fails(TypeError, f"context must be what encode returns, got {type(context).__name__}"):
+    with fails(TypeError, f"context must be a Context, of TransportMap.encode, got {type(context).__name__}"):
         small_transport().anchored(context, ANCHORS.double())
 
 

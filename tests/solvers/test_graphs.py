@@ -174,3 +174,16 @@ def test_steps_that_change_are_refused(options):
     message = "cuda_graph needs steps that are all alike, and this MMDFlow changes them"
     with fails(ValueError, message):
         MMDFlow(cuda_graph=True, **options)
+
+
+@each_solver
+def test_a_recording_serves_other_labels_in_the_same_space(recordings, solver, start):
+    context, func, recorded = affine_context([0.1, 0.5, 0.8]), Affine(), solver(cuda_graph=True)
+    for space in ("product", "marginal"):
+        for shift in (0.0, 1.0):
+            labels = (torch.arange(8.0).view(4, 2).expand(3, -1, -1) * (1 + shift)).double()
+            problem = Pushforward(func, context, labels=labels, residual_space=space)
+            count = len(recordings)
+            assert same(recorded.solve(problem, start), solver().solve(problem, start))
+            assert shift == 0 or len(recordings) == count
+        assert count
