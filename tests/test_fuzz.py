@@ -113,6 +113,17 @@ WRONG = {
     "clouds or one": [*OBJECTS, spoilt(CLOUD[0], NAN), CLOUD, CLOUD[0, 0], CLOUD[0].long(), CLOUD[0, :0]],
     "kernels": ["riesz", 1.0, True, ddeq_fast.Riesz, [], ["riesz"], {}],
     "budget": [True, 1.5, -1, 0, "much", "", [], "-1G", NAN],
+    "labels": [
+        "text",
+        3,
+        True,
+        1.5,
+        {},
+        torch.ones(2),
+        torch.ones(3).long(),
+        torch.tensor([0, 2]),
+        -torch.ones(2).long(),
+    ],
     "seed": [True, 1.5, "3", NAN, HUGE, -1, [1]],
 }
 KINDS = {
@@ -124,7 +135,7 @@ KINDS = {
     "clouds": "anchors",
     "kernel": "kernel",
     "backend": "backend",
-    "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
+    "size": "starts num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
     "dim_hidden dim_final directions batch_size patience",
     "count": "self_layers cross_layers x_layers",
     "positive": "bandwidth lr step size sigma r eps mixing radius growth share",
@@ -137,7 +148,7 @@ KINDS = {
     "choice": "method stop_on gradient solver backward kind",
     "options": "anderson flow",
     "function": "func loader factory callback offer",
-    "object": "problem transport optimizer draw",
+    "object": "model problem transport optimizer draw",
     "name": "name",
     "path": "path",
     "seed": "seed",
@@ -266,6 +277,14 @@ PUBLIC = [
         {"x": CLOUD},
         noise="cloud",
     ),
+    Case(
+        "audit",
+        lambda model, x, weights=None, *, mask=None, targets=None, starts=1, seed=0: ddeq_fast.audit(
+            model, x, weights, mask=mask, targets=targets, starts=starts, seed=seed
+        ),
+        {"model": ddeq_fast.Classifier(small(), 2, num_particles=2).double(), "x": CLOUD},
+        targets="labels",
+    ),
     Case("Clusters", partial.Clusters, {}),
     Case("Fraction", partial.Fraction, {}),
     Case(
@@ -298,7 +317,7 @@ def test_every_parameter_has_a_kind():
 def test_everything_public_is_called():
     """All of the front door that can be called: what is missing is made by a call, or checks nothing."""
     called = {str(case).split(".")[0] for case in PUBLIC}
-    made = {"Equilibrium", "PointClouds", "ConvergenceWarning", "RadialKernel"}
+    made = {"Equilibrium", "PointClouds", "Audit", "ConvergenceWarning", "RadialKernel"}
     assert set(ddeq_fast.__all__) - called == made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddeq_fast.diagnostics.results import Audit, Step
+from ddeq_fast.diagnostics.results import APART, Audit, Step
 from ddeq_fast.utils import drawing
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
@@ -22,7 +22,8 @@ def draw(audit: Audit, path: Path) -> None:
     _dots(spread, audit.start_spread, "start", _GREY)
     _dots(spread, audit.own_spread, "where the solver stops", _BLUE)
     _dots(spread, audit.spread, "equilibrium", _ORANGE)
-    spread.axhline(max(audit.between, 1e-300), color=_GREEN, label="between clouds") if audit.between > 0 else None
+    if audit.between > 0:
+        spread.axhline(audit.between, color=_GREEN, label="between clouds")
     spread.set(title="spread of the particles", xlabel="clouds, sorted", yscale="log")
     _dots(residual, audit.residual, "solve", _BLUE)
     residual.axhline(audit.tol, color=_GREY, linestyle="--", label="tolerance")
@@ -37,6 +38,7 @@ def draw(audit: Audit, path: Path) -> None:
     steps.set(title="change of the output", xlabel="steps in place of a solve", yscale="log")
     _dots(apart, audit.distance, "distance", _BLUE)
     _dots(apart, audit.mmd, "squared MMD", _ORANGE)
+    apart.axhline(APART, color=_GREY, linestyle="--", label="another one above")
     apart.set(title="equilibria from other starts, relative", xlabel="clouds, sorted", yscale="log")
     bars = {name: error.error for name, error in audit.gradients.items() if error.error > 0}
     gradients.barh(list(bars), list(bars.values()), color=_BLUE)

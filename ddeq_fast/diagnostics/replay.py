@@ -170,7 +170,9 @@ class Replay:
                 return Results(logits, self._functional(logits), {})
             losses = F.cross_entropy(logits, targets, reduction="none")
             hits = logits.argmax(1) == targets
-            return Results(logits, losses, {"loss": float(losses.detach().mean()), "accuracy": float(hits.double().mean())})
+            return Results(
+                logits, losses, {"loss": float(losses.detach().mean()), "accuracy": float(hits.double().mean())}
+            )
         if isinstance(output, Completion):
             new = (output.weights > 0) & ~output.observed
             points = torch.where(new[..., None], output.points, 0)

@@ -129,7 +129,9 @@ class Audit:
         entries = [[step._asdict() for step in steps] for steps in (self.plain, self.own)]
         found = asdict(self) | dict(zip(("plain", "own"), entries, strict=True))
         found["gradients"] = {name: error._asdict() for name, error in self.gradients.items()}
-        return _finite({"verdict": self.verdict, "headline": self.headline, "healthy": self.healthy, "findings": findings, **found})
+        return _finite(
+            {"verdict": self.verdict, "headline": self.headline, "healthy": self.healthy, "findings": findings, **found}
+        )
 
     def to_json(self) -> str:
         """`to_dict` as one JSON object."""
