@@ -6,12 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.diagnostics import measures
 from ddeq_fast.diagnostics.measures import GradientError
-from ddeq_fast.diagnostics.replay import Model, Replay
+from ddeq_fast.diagnostics.replay import Replay
 from ddeq_fast.diagnostics.results import Audit, Step
 from ddeq_fast.gradients import Backward, ImplicitFunction, Phantom
 from ddeq_fast.solvers import Auto, Pushforward, run
@@ -28,7 +28,7 @@ _RIESZ = Riesz(1.0)
 
 
 def audit(
-    model: Model,
+    model: nn.Module,
     x: Tensor,
     weights: Tensor | None = None,
     *,

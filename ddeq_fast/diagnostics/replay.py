@@ -19,7 +19,6 @@ from ddeq_fast.solvers import Pushforward, Solution, SolveInfo, Solver, quiet
 from ddeq_fast.sums.mmd import squared_mmd
 from ddeq_fast.utils.validation import check_cloud, check_weights
 
-Model = DDEQ | Classifier | Completer
 Targets = Tensor | PointClouds | None
 
 
@@ -80,7 +79,7 @@ class Replay:
     """
 
     def __init__(
-        self, model: Model, x: Tensor, weights: Tensor | None, options: dict[str, Any], targets: Targets, seed: int
+        self, model: nn.Module, x: Tensor, weights: Tensor | None, options: dict[str, Any], targets: Targets, seed: int
     ):
         if not isinstance(model, (DDEQ, Classifier, Completer)):
             raise TypeError(f"model must be a DDEQ, Classifier or Completer, got {type(model).__name__}")
@@ -166,22 +165,21 @@ class Replay:
         targets = self.targets
         if isinstance(output, Classification):
             logits = output.logits
-            if targets is None:
+            if not isinstance(targets, Tensor):
                 return Results(logits, self._functional(logits), {})
             losses = F.cross_entropy(logits, targets, reduction="none")
-            hits = logits.argmax(1) == targets
+            hits = logits.argmax(1).eq(targets)
             return Results(
                 logits, losses, {"loss": float(losses.detach().mean()), "accuracy": float(hits.double().mean())}
             )
         if isinstance(output, Completion):
             new = (output.weights > 0) & ~output.observed
             points = torch.where(new[..., None], output.points, 0)
-            if targets is None:
+            if not isinstance(targets, PointClouds):
                 return Results(points, self._functional(points), {})
-            whole = dict(x_weights=output.weights, y_weights=targets.weights)
-            losses = squared_mmd(output.points, targets.points, **whole)
-            with torch.no_grad():
-                nearest = chamfer(output.points, targets.points, **whole)
+            clouds, (a, b) = (output.points, targets.points), (output.weights, targets.weights)
+            losses = squared_mmd(*clouds, x_weights=a, y_weights=b)
+            nearest = chamfer(*clouds, x_mask=a > 0, y_mask=b > 0).detach()
             return Results(points, losses, {"mmd": float(losses.detach().mean()), "chamfer": float(nearest.mean())})
         particles = output.problem.present(output.particles)
         return Results(particles, self._functional(particles), {})
