@@ -135,8 +135,8 @@ KINDS = {
     "clouds": "anchors",
     "kernel": "kernel",
     "backend": "backend",
-    "size": "starts num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
-    "dim_hidden dim_final directions batch_size patience",
+    "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
+    "dim_hidden dim_final directions batch_size patience starts",
     "count": "self_layers cross_layers x_layers",
     "positive": "bandwidth lr step size sigma r eps mixing radius growth share",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",

@@ -37,7 +37,7 @@ def test_it_writes_and_prints(trained, capsys):
     found = json.loads((trained / "audit.json").read_text())
     assert err == "" and out.startswith(f"audit of 6 clouds: {found['verdict']}\n")
     assert out.endswith(f"wrote {trained / 'audit.json'} and {trained / 'audit.png'}\n")
-    assert len(found["residual"]) == 6 and found["particles"] >= 3 and found["starts"] == 1
+    assert len(found["residual"]) == 6 and found["particles"] >= 2 and found["starts"] == 1
     assert (trained / "audit.png").stat().st_size > 10_000
     page = gallery.write(trained).read_text()
     assert "<h2>Equilibria</h2>" in page and found["verdict"][1:40] in page and 'src="audit.png"' in page
