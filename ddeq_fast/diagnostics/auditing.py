@@ -199,9 +199,19 @@ def _one_particle(replay: Replay, problem: Pushforward, start: Tensor, own: Tens
     parts = {name: part if name == "context" else alone(part) for name, part in problem.parts().items()}
     weights = start.new_ones(start.shape[:2]) if problem.weights is None else problem.weights
     parts["weights"] = weights.sum(1, keepdim=True)
-    one = run(replay.ddeq.solver, problem.with_parts(parts), start[rows, first][:, None]).particles
+    one = run(replay.ddeq.solver, _labelled(problem, parts), start[rows, first][:, None]).particles
     outputs = (replay.results(z, image=False).output for z in (one.expand_as(own), own))
     return measures.change(*outputs)
+
+
+def _labelled(problem: Pushforward, parts: dict[str, Any]) -> Pushforward:
+    """The problem with other parts; labels among them are those that F sees, too."""
+    problem = problem.with_parts(parts)
+    labels, labelled = getattr(problem, "labels", None), getattr(problem.func, "labelled", None)
+    if labels is None or labelled is None:
+        return problem
+    with torch.no_grad():
+        return problem.with_parts({"context": labelled(problem.context, labels, problem.weights)})
 
 
 def _one_label(replay: Replay, problem: Pushforward, start: Tensor, own: Tensor) -> float | None:
@@ -211,7 +221,7 @@ def _one_label(replay: Replay, problem: Pushforward, start: Tensor, own: Tensor)
         return None
     mass = measures.masses(problem, start)[..., None].to(labels.dtype)
     alike = (mass * labels).sum(1, keepdim=True).expand_as(labels).contiguous()
-    one = run(replay.ddeq.solver, problem.with_parts({"labels": alike}), start).particles
+    one = run(replay.ddeq.solver, _labelled(problem, {"labels": alike}), start).particles
     outputs = (replay.results(z, image=False).output for z in (one, own))
     return measures.change(*outputs)
 

@@ -214,7 +214,8 @@ def _findings(audit: Audit):
             f"F ignores its particles: one evaluation ends at the equilibrium to {_text(reached)} of the way, "
             f"and J is {_text(jacobian)}",
         )
-    if audit.particles > 1 and spread <= ONE_POINT * start and spread <= ONE_POINT * extent:
+    # Labelled particles may all start from one point.
+    if audit.particles > 1 and spread <= ONE_POINT * extent and (start == 0 or spread <= ONE_POINT * start):
         yield Finding(
             "collapsed",
             f"collapsed to one point: particles lie within {_text(spread)} of their mean, {_text(start)} at the "
