@@ -6,19 +6,20 @@ the potential and field of a charged cloud: `potential`, `field`, `squared_mmd`,
 
 The rooms, each of which knows only those above it:
 
-    utils       checks of arguments, files, trees of tensors, warnings
-    kernels     Triton kernels and their launchers
-    sums        radial kernels, potential and field, MMD, and the backends that carry sums out
-    distances   nearest points, Chamfer and earth mover's distance, metrics of completion, entropy
-    clouds      clouds of several sizes in one batch
-    networks    the transport map: bilinear layers, attention, the invertible lift
-    solvers     fixed points of clouds: the MMD flow, Anderson, auto
-    gradients   derivatives of a fixed point: phantom, implicit function theorem, bilevel
-    models      the layer, the classifier, the completer
-    data        data sets, file formats, partial clouds
-    training    configuration, the loop, metrics, pictures
-    interop     functions, network and checkpoints of the original code; torchdeq
-    commands    the command line `ddeq-fast`
+    utils        checks of arguments, files, trees of tensors, warnings
+    kernels      Triton kernels and their launchers
+    sums         radial kernels, potential and field, MMD, and the backends that carry sums out
+    distances    nearest points, Chamfer and earth mover's distance, metrics of completion, entropy
+    clouds       clouds of several sizes in one batch
+    networks     the transport map: bilinear layers, attention, the invertible lift
+    solvers      fixed points of clouds: the MMD flow, Anderson, auto
+    gradients    derivatives of a fixed point: phantom, implicit function theorem, bilevel
+    models       the layer, the classifier, the completer
+    diagnostics  what an equilibrium is worth: the audit of a model
+    data         data sets, file formats, partial clouds
+    training     configuration, the loop, metrics, pictures
+    interop      functions, network and checkpoints of the original code; torchdeq
+    commands     the command line `ddeq-fast`
 
 Names are loaded when they are first used: importing the package is quick, and needs torch and numpy alone.
 """
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddeq_fast.clouds import PointClouds, pad
+    from ddeq_fast.diagnostics import Audit, audit
     from ddeq_fast.distances.chamfer import chamfer
     from ddeq_fast.distances.completion import density_aware_chamfer, f_score, fidelity
     from ddeq_fast.distances.entropy import kde_entropy
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "models": ("DDEQ", "Classifier", "Completer", "Equilibrium"),
+    "diagnostics": ("audit", "Audit"),
     "networks": ("TransportMap", "Lift"),
     "clouds": ("PointClouds", "pad"),
     "solvers": ("solve", "Pushforward", "FixedTarget", "MMDFlow", "Anderson", "Auto", "ConvergenceWarning"),
@@ -70,6 +73,7 @@ _MODULES: tuple[str, ...] = (
     "solvers",
     "gradients",
     "models",
+    "diagnostics",
     "data",
 )
 _MODULES += ("training", "interop", "commands")

@@ -115,6 +115,17 @@ WRONG = {
     "clouds or one": [*OBJECTS, spoilt(CLOUD[0], NAN), CLOUD, CLOUD[0, 0], CLOUD[0].long(), CLOUD[0, :0]],
     "kernels": ["riesz", 1.0, True, ddeq_fast.Riesz, [], ["riesz"], {}],
     "budget": [True, 1.5, -1, 0, "much", "", [], "-1G", NAN],
+    "labels": [
+        "text",
+        3,
+        True,
+        1.5,
+        {},
+        torch.ones(2),
+        torch.ones(3).long(),
+        torch.tensor([0, 2]),
+        -torch.ones(2).long(),
+    ],
     "seed": [True, 1.5, "3", NAN, HUGE, -1, [1]],
 }
 KINDS = {
@@ -127,7 +138,7 @@ KINDS = {
     "kernel": "kernel",
     "backend": "backend",
     "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
-    "dim_hidden dim_final directions batch_size patience",
+    "dim_hidden dim_final directions batch_size patience starts",
     "count": "self_layers cross_layers x_layers dim_label",
     "positive": "bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",
@@ -139,7 +150,7 @@ KINDS = {
     "choice": "method convention stop_on gradient solver backward kind residual_space",
     "options": "anderson flow",
     "function": "func loader factory callback offer",
-    "object": "problem transport optimizer draw",
+    "object": "model problem transport optimizer draw",
     "name": "name",
     "path": "path",
     "seed": "seed",
@@ -313,6 +324,14 @@ PUBLIC = [
         noise="cloud",
         points="size",
     ),
+    Case(
+        "audit",
+        lambda model, x, weights=None, *, mask=None, targets=None, starts=1, seed=0: ddeq_fast.audit(
+            model, x, weights, mask=mask, targets=targets, starts=starts, seed=seed
+        ),
+        {"model": ddeq_fast.Classifier(small(), 2, num_particles=2).double(), "x": CLOUD},
+        targets="labels",
+    ),
     Case("Clusters", partial.Clusters, {}),
     Case("Fraction", partial.Fraction, {}),
     Case(
@@ -345,7 +364,7 @@ def test_every_parameter_has_a_kind():
 def test_everything_public_is_called():
     """All of the front door that can be called: what is missing is made by a call, or checks nothing."""
     called = {str(case).split(".")[0] for case in PUBLIC}
-    made = {"Equilibrium", "PointClouds", "ConvergenceWarning", "RadialKernel"}
+    made = {"Equilibrium", "PointClouds", "Audit", "ConvergenceWarning", "RadialKernel"}
     assert set(ddeq_fast.__all__) - called == made
 
 

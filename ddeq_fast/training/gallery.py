@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddeq_fast.training.config import GROUPS, Config, declared
 from ddeq_fast.training.metrics import table
-from ddeq_fast.training.run import read_config, read_metrics
+from ddeq_fast.training.run import AUDIT_PICTURE, read_config, read_metrics, read_verdict
 from ddeq_fast.utils.files import write_atomically
 
 PAGE = "index.html"
@@ -18,6 +18,7 @@ _PICTURES = {
     "completion.png": "Held-out clouds. Partial clouds, completed with the orange points, and whole.",
     "flow.png": "New points on their way from random places, lowered to the plane; grey is observed.",
     "equilibrium.png": "Held-out clouds, their latent particles on the way to equilibrium, and the residual.",
+    AUDIT_PICTURE: "What the equilibria are worth: measurements of each held-out cloud, and of the output.",
     "curves.png": "Training (blue) and held-out clouds (orange).",
 }
 _STYLE = """
@@ -53,6 +54,7 @@ def write(run: Path, folder: Path | None = None) -> Path:
         f"run {escape(Path(run).resolve().name)}</p>",
         "<h2>Held-out clouds</h2>",
         _table(table(tests[-1])),
+        *_verdict(Path(run)),
         "<h2>Pictures</h2>",
         *(figures or ["<p>None: training draws them when it ends, if matplotlib is installed.</p>"]),
         "<h2>Settings</h2>",
@@ -62,6 +64,12 @@ def write(run: Path, folder: Path | None = None) -> Path:
     page = _document(_title(config), "\n".join(body))
     write_atomically(folder / PAGE, page.encode())
     return folder / PAGE
+
+
+def _verdict(run: Path) -> list[str]:
+    """What an audit said, if there was one."""
+    verdict = read_verdict(run)
+    return [] if verdict is None else ["<h2>Equilibria</h2>", f"<p>{escape(verdict[:1].upper() + verdict[1:])}.</p>"]
 
 
 def _title(config: Config) -> str:

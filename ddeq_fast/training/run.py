@@ -17,6 +17,8 @@ from ddeq_fast.training.config import Config
 from ddeq_fast.utils import checkpoints
 
 CONFIG_FILE, METRICS_FILE, LAST, BEST = "config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"
+# What an audit leaves there.
+AUDIT_FILE, AUDIT_PICTURE = "audit.json", "audit.png"
 # Held by who writes there; see `locks`.
 LOCK = ".lock"
 # Settings of the machine, which may change from one start to the next.
@@ -66,6 +68,23 @@ def read_metrics(folder: Path) -> list[dict]:
         if places[-2:] != sorted(set(places[-2:])):
             raise ValueError(f"{path}, line {number}: step {entry['step']} is there already, or comes too late")
     return entries
+
+
+def read_verdict(folder: Path) -> str | None:
+    """What the last audit of a run said of its equilibria; None if there was none.
+
+    Raises ValueError naming a damaged file.
+    """
+    path = Path(folder) / AUDIT_FILE
+    if not path.is_file():
+        return None
+    try:
+        verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: no audit: {error}") from error
+    if not isinstance(verdict, str):
+        raise ValueError(f"{path}: no audit: its verdict is {verdict!r:.40}")
+    return verdict
 
 
 def _is_entry(entry: Any) -> bool:
