@@ -31,6 +31,9 @@ def test_the_spectral_radius_of_linear_maps(name, cloud):
     expected = torch.linalg.eigvals(matrix).abs().amax(-1)
     found = measures.spectral_radius(problem, cloud(len(matrix), 4, 3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    # Most of the way by powers alone.
+    powers = measures.spectral_radius(problem, cloud(len(matrix), 4, 3), steps=300, subspace=2)
+    torch.testing.assert_close(powers, expected, rtol=1e-4, atol=1e-4)
     # One in single precision, and the mean square of all singular values.
     single = Pushforward(affine, tuple(part.float() for part in problem.context))
     torch.testing.assert_close(
