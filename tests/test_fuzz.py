@@ -115,7 +115,7 @@ WRONG = {
     "clouds or one": [*OBJECTS, spoilt(CLOUD[0], NAN), CLOUD, CLOUD[0, 0], CLOUD[0].long(), CLOUD[0, :0]],
     "kernels": ["riesz", 1.0, True, ddeq_fast.Riesz, [], ["riesz"], {}],
     "budget": [True, 1.5, -1, 0, "much", "", [], "-1G", NAN],
-    "labels": [
+    "class labels": [
         "text",
         3,
         True,
@@ -330,7 +330,7 @@ PUBLIC = [
             model, x, weights, mask=mask, targets=targets, starts=starts, seed=seed
         ),
         {"model": ddeq_fast.Classifier(small(), 2, num_particles=2).double(), "x": CLOUD},
-        targets="labels",
+        targets="class labels",
     ),
     Case("Clusters", partial.Clusters, {}),
     Case("Fraction", partial.Fraction, {}),

@@ -9,15 +9,15 @@ from ddeq_fast import chamfer, kde_entropy, nearest
 COUNTS = torch.tensor([2, 0, 1, 3])
 
 
-@pytest.mark.parametrize("squared", [False, True])
-def test_whole_weights_are_repeated_points(squared, cloud):
+@pytest.mark.parametrize("convention", ["l1", "l2"])
+def test_whole_weights_are_repeated_points(convention, cloud):
     x, y = cloud(4, 3), cloud(5, 3)
     repeated = x.repeat_interleave(COUNTS, 0)
     for scale in (1.0, 0.3):
-        value = chamfer(x, y, x_weights=scale * COUNTS.double(), squared=squared)
-        torch.testing.assert_close(value, chamfer(repeated, y, squared=squared))
-        value = chamfer(y, x, y_weights=scale * COUNTS.double(), squared=squared)
-        torch.testing.assert_close(value, chamfer(y, repeated, squared=squared))
+        value = chamfer(x, y, x_weights=scale * COUNTS.double(), convention=convention)
+        torch.testing.assert_close(value, chamfer(repeated, y, convention=convention))
+        value = chamfer(y, x, y_weights=scale * COUNTS.double(), convention=convention)
+        torch.testing.assert_close(value, chamfer(y, repeated, convention=convention))
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float64])
