@@ -23,6 +23,7 @@ from torch import Tensor
 from bench import machine, options
 from bench.report import write_json
 from ddeq_fast import training
+from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solver
 from ddeq_fast.training.config import Config
@@ -115,13 +116,17 @@ METHODS = {
 
 
 class Subject(NamedTuple):
-    """Equilibria of `transport` on clouds x (B, m, d) with weights (B, m), from `start` (n, dim_z)."""
+    """Equilibria of `transport` on clouds x (B, m, d) with weights (B, m), from `start` (n, dim_z).
+
+    labels: of the particles, (n, dim_label), whose residuals are then those of the product space; None for plain ones.
+    """
 
     name: str
     transport: TransportMap
     start: Tensor
     x: Tensor
     weights: Tensor | None
+    labels: Tensor | None = None
 
 
 def trained(folder: Path, samples: int) -> Subject:
@@ -130,7 +135,17 @@ def trained(folder: Path, samples: int) -> Subject:
     dataset = training.load_data(config)
     model = training.load_model(folder, "last", dataset)
     batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
-    return Subject(folder.name, model.ddeq.transport, model.ddeq.start, *batch.clouds)
+    return subject(folder.name, model.ddeq, *batch.clouds)
+
+
+def subject(name: str, layer: DDEQ, x: Tensor, weights: Tensor | None = None) -> Subject:
+    """What a layer with particles or labels of its own solves for; labelled particles start at zero."""
+    start, labels = layer.start, layer.labels
+    if start is None and labels is None:
+        raise ValueError(f"{name}: a study needs a layer with particles of its own, as a classifier has")
+    if start is None:
+        start = labels.new_zeros(len(labels), layer.transport.dim_z)
+    return Subject(name, layer.transport, start, x, weights, labels)
 
 
 def untrained(samples: int) -> Subject:
@@ -153,14 +168,20 @@ def follow(subject: Subject, solver: Solver, dtype: torch.dtype) -> tuple[Tensor
     transport = subject.transport.to(dtype)
     weights = None if subject.weights is None else subject.weights.to(dtype)
     context = transport.encode(subject.x.to(dtype), weights)
-    start, history = subject.start.to(dtype).expand(len(subject.x), -1, -1), []
+    start, labels = (
+        None if part is None else part.detach().to(dtype).expand(len(subject.x), -1, -1)
+        for part in (subject.start, subject.labels)
+    )
+    if labels is not None:
+        context = transport.labelled(context, labels)
+    problem, history = Pushforward(transport, context, labels=labels), []
 
     def watch(step, particles, residual):
         history.extend([residual] * (step + 1 - len(history)))
 
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     began = clock()
-    solver.solve(Pushforward(transport, context), start, callback=watch)
+    solver.solve(problem, start, callback=watch)
     spent = clock() - began
     return torch.stack(history).cummin(0).values, spent / len(history)
 
