@@ -109,3 +109,9 @@ def test_every_module_says_what_lives_there():
 def test_nothing_is_imported_behind_a_directive():
     text = {path: path.read_text(encoding="utf-8") for path in SOURCES}
     assert not [path.name for path in SOURCES if re.search(r"import .*noqa: *E402", text[path])]
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by their last name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names)
