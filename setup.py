@@ -12,6 +12,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.14"],
     "triton": ["triton>=3.4; platform_system == 'Linux'"],
     "keops": ["pykeops>=2.2"],
+    "large": ["ferreus-bbfmm>=0.3"],
     "torchdeq": ["torchdeq>=0.1"],
     "tests": [
         "pytest>=7.4",
@@ -22,6 +23,7 @@ EXTRAS = {
         "ruff>=0.4",
         "scipy>=1.10",
         "torchdeq>=0.1",
+        "ferreus-bbfmm>=0.3",
     ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

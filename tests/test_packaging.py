@@ -15,7 +15,7 @@ import torch
 
 import ddeq_fast
 
-OPTIONAL = ["triton", "pykeops", "torchdeq", "matplotlib", "sklearn", "scipy", "tqdm", "safetensors"]
+OPTIONAL = ["triton", "pykeops", "torchdeq", "ferreus_bbfmm", "matplotlib", "sklearn", "scipy", "tqdm", "safetensors"]
 ROOT = Path(ddeq_fast.__file__).resolve().parent.parent
 
 

@@ -18,6 +18,7 @@ from ddeq_fast.utils import console
 _OPTIONAL = {
     "triton": "Triton kernels on GPUs",
     "pykeops": "large clouds without dense matrices",
+    "ferreus_bbfmm": "large clouds by trees",
     "torchdeq": "our solvers inside its models",
     "sklearn": "the digits data set",
     "safetensors": "checkpoints",

@@ -6,7 +6,7 @@ import functools
 
 from torch import Tensor
 
-from ddeq_fast.sums.backends import compiled, costs, dense, keops, ring, sliced, triton
+from ddeq_fast.sums.backends import compiled, costs, dense, keops, ring, sliced, tree, triton
 from ddeq_fast.sums.backends.memory import memory_budget, set_memory_budget
 from ddeq_fast.sums.backends.registry import (
     Backend,
@@ -46,6 +46,7 @@ register("compiled", compiled, prefer=True, offer=functools.partial(costs.worthw
 register("keops", keops, offer=_only_when_named)  # slower than the others wherever it was measured
 register("ring", ring.Ring(), offer=_only_when_named)  # a sum over processes, which only they can mean
 register("sliced", sliced.Sliced(), offer=_only_when_named)  # an estimate
+register("tree", tree.Tree(), offer=_only_when_named)  # an estimate, to a tolerance
 register("triton-tf32", triton.Triton("tf32"), offer=_only_when_named)  # less precise
 register("triton-bf16", triton.Triton("bf16"), offer=_only_when_named)
 # On a GPU, not measured: the kernels move no matrix through memory, which bounds all else there. Off it they are

@@ -66,10 +66,24 @@ def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKern
     if entry is None:
         return None
     batch, m, n, d = shape
+    if "tree" in entry:  # kernels without a field of trees are summed exactly
+        fields = all(kind(term) in entry["fields"] for _, term in kernel.terms())
+        return tree_seconds(shape, kernel) if fields else call_seconds("compiled", shape, kernel, dtype)
     if "points" in entry:  # sorted sums, of which torch runs one thread a cloud
         points = batch * (m + n) * entry["directions"]
         return entry["call"] + points * math.log2(m + n) * entry["points"]
     return entry["call"] + batch * m * n * pair_seconds(name, d, kernel, dtype) * _threads()
+
+
+def tree_seconds(shape: tuple[int, int, int, int], kernel: RadialKernel) -> float:
+    """Time of one sum by trees, of what they have of this kernel; infinite where they have nothing.
+
+    shape: as in `call_seconds`.
+    """
+    entry = table()["backends"].get("tree", {"call": 0.0, "tree": {}})
+    batch, m, n, d = shape
+    points = sum(entry["tree"].get(kind(term), {}).get(str(d), math.inf) for _, term in kernel.terms())
+    return batch * (entry["call"] + (m + n) * points * _threads())
 
 
 def _threads() -> float:

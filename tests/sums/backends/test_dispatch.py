@@ -10,6 +10,7 @@ from ddeq_fast.commands.main import main
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 
+MEMORY = {"point_bytes": 8, "number_bytes": 4}
 # A machine on which a pair costs 10 ns dense and 1 ns compiled in every dimension, and compiling takes 9 s.
 TABLE = {
     "machine": {"cpu": "a processor"},
@@ -17,10 +18,11 @@ TABLE = {
     "backends": {
         name: {"call": 1e-4, "first": first, "pairs": {"1": pair, "4": pair, "8": 4 * pair}, "float64": 2.0}
         | {"kernels": dict.fromkeys(("riesz_1", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
-        | {"point_bytes": 8, "number_bytes": 4}
+        | MEMORY
         for name, first, pair in (("dense", 0.0, 1e-8), ("compiled", 9.0, 1e-9), ("keops", 10.0, 1e-8))
     }
-    | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "point_bytes": 96, "number_bytes": 8}},
+    | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "point_bytes": 96, "number_bytes": 8}}
+    | {"tree": {"call": 0.01, "tree": {"riesz_1": {"3": 1e-5}}, "fields": ["riesz_1"]} | MEMORY},
 }
 
 
@@ -91,7 +93,8 @@ def test_explain(machine, capsys):
     assert lines["compiled"].split()[1:] == ["*", "9.4", "s", "400", "ms", "781", "KiB"]
     assert lines["dense"].split()[1:5] == ["4", "s", "4", "s"]
     assert "cannot: needs torch.distributed.init_process_group" in lines["ring"]
-    assert "an estimate, not exact" in lines["sliced"]
+    assert "an estimate, not exact" in lines["sliced"] and "an estimate, not exact" in lines["tree"]
+    assert lines["tree"].split()[1:5] == ["410", "ms", "410", "ms"]
     assert '"auto" takes compiled: in 10 calls it saves more time than compiling takes.' in text
     assert "measurements on a processor" in text
 
