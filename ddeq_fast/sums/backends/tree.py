@@ -178,7 +178,7 @@ class _Check:
         large = [part.square().sum(1).topk(min(LARGEST, len(part))).indices for part in found if part is not None]
         rare = torch.cat([*large, self.ends]).unique()
         pairs = zip(found, self.exact_chance, self._exact(rare), strict=True)
-        return all(self._good(*sums, rare) for sums in pairs if sums[0] is not None)
+        return all(self._good(part, at_chance, at_rare, rare) for part, at_chance, at_rare in pairs if part is not None)
 
     def _good(self, found: Tensor, exact_chance: Tensor, exact_rare: Tensor, rare: Tensor) -> bool:
         mean = (found[self.chance] - exact_chance).square().sum(1).mean().sqrt() * len(found) ** 0.5
