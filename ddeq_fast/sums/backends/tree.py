@@ -184,7 +184,7 @@ class _Check:
         large = [part.square().sum(1).topk(min(LARGEST, len(part))).indices for part in found if part is not None]
         rare = torch.cat([*large, self.ends]).unique()
         pairs = zip(found, self.exact_chance, self._exact(rare), strict=True)
-        return all(self._good(part, *exact, rare) for part, *exact in pairs if part is not None)
+        return all(self._good(part, chance, peak, rare) for part, chance, peak in pairs if part is not None)
 
     def _good(self, found: Tensor, exact_chance: Tensor, exact_rare: Tensor, rare: Tensor) -> bool:
         mean = (found[self.chance] - exact_chance).square().sum(1).mean().sqrt() * len(found) ** 0.5
