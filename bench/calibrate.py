@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import time
@@ -28,7 +29,7 @@ DIMENSIONS = {
 ENERGY_DISTANCE = Riesz(1.0)
 KERNELS = (Riesz(1.5), Gaussian(1.0), Laplacian(1.0), InverseMultiquadric(1.0))
 # Memory beyond inputs and results in bytes, for each point and for each of its coordinates: what the code allocates.
-MEMORY = {"compiled": (8, 12), "keops": (4, 8), "sliced": (96, 8)}
+MEMORY = {"compiled": (8, 12), "keops": (4, 8), "sliced": (96, 8), "tree": (400, 40)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +52,8 @@ def main(argv: list[str]) -> int:
         else:
             print(f"{name} left out: {reason}")
     entries["sliced"] = _sliced()
+    if backends.get("tree").unsupported(*_probe(3), ENERGY_DISTANCE) is None:
+        entries["tree"] = _tree()
     for name, (point, number) in MEMORY.items():
         if name in entries:
             entries[name] |= {"point_bytes": point, "number_bytes": number}
@@ -117,4 +120,21 @@ def _sliced() -> dict:
     points = (_time("sliced", n, 3) - call) / (directions * 2 * n * math.log2(2 * n))
     entry = {"call": _rounded(call, 2), "directions": directions, "points": _rounded(points, 3)}
     print("sliced", json.dumps(entry), flush=True)
+    return entry
+
+
+def _tree() -> dict:
+    """Entry of the tree backend: time for each point by kernel and dimension, of potentials and what fields it has."""
+    n, backend, fields = 200_000, backends.get("tree"), ("riesz_1", "gaussian")
+    times: dict[str, dict[str, float]] = {}
+    for kernel in (ENERGY_DISTANCE, *KERNELS[1:]):
+        kind = costs.kind(kernel)
+        times[kind] = {}
+        for d in range(1, 4):
+            generator = torch.Generator().manual_seed(0)
+            x, v = torch.randn(1, n, d, generator=generator), torch.randn(1, n, generator=generator)
+            run = functools.partial(backend.evaluate, x, x, v, kernel, True, kind in fields)
+            times[kind][str(d)] = _rounded(seconds(run, "cpu", budget=0.2) / (2 * n), 2)
+    entry = {"call": 0.01, "tree": times, "fields": list(fields)}
+    print("tree", json.dumps(entry), flush=True)
     return entry
