@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.gradients import jacobian_norm
+from ddeq_fast.gradients.linear import beside
 from ddeq_fast.solvers import Pushforward
 from ddeq_fast.sums.mmd import normalised, squared_mmd
 
@@ -21,22 +22,18 @@ def masses(problem: Pushforward, z: Tensor) -> Tensor:
     return normalised(problem.measures(z, z)[0].double() * problem.moving(z)[..., 0])
 
 
-def _size(z: Tensor, mass: Tensor) -> Tensor:
-    return (mass * torch.where(mass > 0, z.double().square().sum(-1), 0)).sum(1).sqrt()
-
-
 def _mean(z: Tensor, mass: Tensor) -> Tensor:
     return (mass[..., None] * torch.where(mass[..., None] > 0, z.double(), 0)).sum(1)
 
 
 def extent(z: Tensor, mass: Tensor) -> Tensor:
     """Root mean square distance of particles from zero."""
-    return _size(z, mass)
+    return (mass * torch.where(mass > 0, z.double().square().sum(-1), 0)).sum(1).sqrt()
 
 
 def spread(z: Tensor, mass: Tensor) -> Tensor:
     """Root mean square distance of particles from their mean; zero of a cloud that is one point."""
-    return _size(z.double() - _mean(z, mass)[:, None], mass)
+    return extent(z.double() - _mean(z, mass)[:, None], mass)
 
 
 def between(z: Tensor, mass: Tensor) -> float:
@@ -47,7 +44,7 @@ def between(z: Tensor, mass: Tensor) -> float:
 
 def distance(z: Tensor, y: Tensor, mass: Tensor) -> Tensor:
     """Root mean square distance of each particle of z from the same one of y."""
-    return _size(z.double() - y.double(), mass)
+    return extent(z.double() - y.double(), mass)
 
 
 def relative_distance(z: Tensor, y: Tensor, mass: Tensor) -> Tensor:
@@ -113,11 +110,7 @@ def spectral_radius(problem: Pushforward, z: Tensor, *, steps: int = 30, subspac
     for k in range(size):
         w = transpose(basis[k])
         scale = torch.linalg.vector_norm(w, dim=1)
-        for _ in range(2):  # Gram-Schmidt, twice: orthogonal to working precision
-            for j, q in enumerate(basis):
-                overlap = (q * w).sum(1)
-                h[:, j, k] += overlap
-                w = w - overlap[:, None] * q
+        w, h[:, : k + 1, k] = beside(basis, w)
         length = torch.linalg.vector_norm(w, dim=1)
         # What is left of a space that J^T maps into itself is rounding, whose eigenvalues say nothing.
         length = torch.where(length > scale * torch.finfo(z.dtype).eps ** 0.5, length, 0)

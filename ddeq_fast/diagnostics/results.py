@@ -164,9 +164,8 @@ class Audit:
             ("size of J, root mean square", _both(self.jacobian)),
             ("spectral radius of J", _both(self.radius)),
         ]
-        titles = {name: f"gradient, {name}" for name in self.gradients}
         rows += [
-            (titles[name], f"error {_text(error)}, cosine {cosine:.4f}")
+            (f"gradient, {name}", f"error {_text(error)}, cosine {cosine:.4f}")
             for name, (error, cosine) in self.gradients.items()
         ]
         if not self.gradients:
@@ -184,8 +183,9 @@ class Audit:
         return [(name, " ".join(f"{cell:>8}" for cell in cells)) for name, cells in rows]
 
     def __str__(self) -> str:
-        width = max(len(title) for title, _ in self.table())
-        lines = [f"  {title:{width}}  {text}" for title, text in self.table()]
+        rows = self.table()
+        width = max(len(title) for title, _ in rows)
+        lines = [f"  {title:{width}}  {text}" for title, text in rows]
         return "\n".join([f"audit of {len(self.residual)} clouds: {self.verdict}", *lines])
 
 

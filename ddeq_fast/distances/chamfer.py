@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ddeq_fast.distances.points import mean, resolve, search
-from ddeq_fast.sums.measures import measure
-from ddeq_fast.sums.mmd import positive_root
+from ddeq_fast.distances.points import mean, resolve, to_nearest
+from ddeq_fast.sums.measures import pair
 from ddeq_fast.utils.validation import check_choice
 
 
@@ -67,13 +66,11 @@ def chamfer(
             convention, an unknown backend or one that cannot run here.
     """
     form = CONVENTIONS[check_choice("convention", convention, CONVENTIONS)]
-    mu = measure("x", x, x_weights, x_mask).batched()
-    rho = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
+    mu, rho = (over.batched() for over in pair(x, y, x_weights, y_weights, x_mask, y_mask))
     backend = resolve(backend, x)
     parts = []
     for over, other in ((mu, rho), (rho, mu)):
-        q = search(over.points, other.points, other.real, backend).squared_distance
-        q = q if form.squared else positive_root(q)
-        parts.append((over.weights.to(q.dtype) * q).sum(-1) if form.summed else mean(q, over))
+        away = to_nearest(over, other, backend, squared=form.squared)
+        parts.append((over.weights.to(away.dtype) * away).sum(-1) if form.summed else mean(away, over))
     value = (form.factor * (parts[0] + parts[1])).to(x.dtype)
     return value if x.dim() == 3 else value[0]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddeq_fast.distances.points import mean, resolve, search
-from ddeq_fast.sums.measures import Measure, measure
+from ddeq_fast.distances.points import mean, resolve, search, to_nearest
+from ddeq_fast.sums.measures import Measure, measure, pair
 from ddeq_fast.sums.mmd import normalised, positive_root
 from ddeq_fast.utils.validation import check_choice, check_number
 
@@ -54,12 +54,11 @@ def f_score(
             that is not positive, an unknown backend or one that cannot run here.
     """
     threshold = check_number("threshold", threshold)
-    mu = measure("x", x, x_weights, x_mask).batched()
-    rho = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
+    mu, rho = (over.batched() for over in pair(x, y, x_weights, y_weights, x_mask, y_mask))
     backend = resolve(backend, x)
     with torch.no_grad():
         precision, recall = (
-            mean((_distances(over, other, backend) < threshold).to(torch.float64), over)
+            mean((to_nearest(over, other, backend, squared=False) < threshold).to(torch.float64), over)
             for over, other in ((mu, rho), (rho, mu))
         )
         total = precision + recall
@@ -103,8 +102,7 @@ def fidelity(
     squared = check_choice("convention", convention, ("l1", "l2")) == "l2"
     mu = measure("partial", partial, partial_weights, partial_mask).batched()
     rho = measure("completed", completed, completed_weights, completed_mask, like=("partial", partial)).batched()
-    q = search(mu.points, rho.points, rho.real, resolve(backend, partial)).squared_distance
-    value = mean(q if squared else positive_root(q), mu).to(partial.dtype)
+    value = mean(to_nearest(mu, rho, resolve(backend, partial), squared=squared), mu).to(partial.dtype)
     return value if partial.dim() == 3 else value[0]
 
 
@@ -148,17 +146,11 @@ def density_aware_chamfer(
     """
     alpha = check_number("alpha", alpha)
     squared = check_choice("convention", convention, ("l1", "l2")) == "l2"
-    mu = measure("x", x, x_weights, x_mask).batched()
-    rho = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
+    mu, rho = (over.batched() for over in pair(x, y, x_weights, y_weights, x_mask, y_mask))
     backend = resolve(backend, x)
     value = (_crowding(mu, rho, alpha, squared, backend) + _crowding(rho, mu, alpha, squared, backend)) / 2
     value = value.to(x.dtype)
     return value if x.dim() == 3 else value[0]
-
-
-def _distances(mu: Measure, rho: Measure, backend: str) -> Tensor:
-    """From each point of mu to the nearest one of rho, (B, m)."""
-    return positive_root(search(mu.points, rho.points, rho.real, backend).squared_distance)
 
 
 def _crowding(mu: Measure, rho: Measure, alpha: float, squared: bool, backend: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddeq_fast.distances import blocks, tree
 from ddeq_fast.sums.backends import triton
 from ddeq_fast.sums.measures import Measure, measure
+from ddeq_fast.sums.mmd import positive_root
 from ddeq_fast.sums.radial import Riesz
 from ddeq_fast.sums.ranges import suits_single
 from ddeq_fast.utils import transforms
@@ -89,6 +90,12 @@ def search(x: Tensor, y: Tensor, mask: Tensor | None, backend: str) -> Nearest:
     index = index_op(x.detach(), y.detach(), mask, backend)
     found = y.gather(1, index[..., None].expand(-1, -1, y.shape[-1]))
     return Nearest((x - found).square().sum(-1), index)
+
+
+def to_nearest(over: Measure, other: Measure, backend: str, *, squared: bool) -> Tensor:
+    """Distances (B, m), or their squares, from each point of one batch of clouds to the nearest one of the other."""
+    q = search(over.points, other.points, other.real, backend).squared_distance
+    return q if squared else positive_root(q)
 
 
 def mean(values: Tensor, over: Measure) -> Tensor:

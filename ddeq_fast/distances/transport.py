@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddeq_fast.distances import blocks, sinkhorn
 from ddeq_fast.distances.points import mean
-from ddeq_fast.sums.measures import Measure, measure
+from ddeq_fast.sums.measures import Measure, pair, without_padding
 from ddeq_fast.sums.mmd import normalised, positive_root
 from ddeq_fast.sums.ranges import suits_single
 from ddeq_fast.utils import transforms
@@ -74,8 +74,7 @@ def earth_movers_distance(
     """
     check_choice("method", method, ("auto", "exact", "entropic"))
     tol = check_number("tol", tol, closed=True)
-    mu = measure("x", x, x_weights, x_mask).batched()
-    rho = measure("y", y, y_weights, y_mask, like=("x", x)).batched()
+    mu, rho = (over.batched() for over in pair(x, y, x_weights, y_weights, x_mask, y_mask))
     for name, weights in (("x_weights", x_weights), ("y_weights", y_weights)):
         _check_fixed(name, weights)
     if method == "auto":
@@ -120,17 +119,12 @@ def _assignable(mu: Measure, rho: Measure) -> bool:
 
 def _exact(mu: Measure, rho: Measure) -> Tensor:
     """(B,), as a function of the points, for the best assignment."""
-    x, y = (_without_padding(over) for over in (mu, rho))
+    x, y = (without_padding(over.points, over.real) for over in (mu, rho))
     dtype = torch.promote_types(x.dtype, torch.float32 if suits_single(x, y) else torch.float64)
     x, y = x.to(dtype), y.to(dtype)
     index = assignment_op(x.detach(), y.detach(), mu.weights.detach(), rho.weights.detach())
     partners = y.gather(1, index[..., None].expand(-1, -1, y.shape[-1]))
     return mean(positive_root((x - partners).square().sum(-1)), mu)
-
-
-def _without_padding(over: Measure) -> Tensor:
-    """Points, zero where there is no weight."""
-    return over.points if over.real is None else over.points.masked_fill(~over.real[..., None], 0)
 
 
 @torch.library.custom_op("ddeq_fast::assignment", mutates_args=())
@@ -179,16 +173,6 @@ class _Cost(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, y, *gradients = ctx.saved_tensors
-        return *(g[:, None, None] * _Once.apply(gradient, x, y) for gradient in gradients), None, None, None
-
-
-class _Once(torch.autograd.Function):
-    """A gradient that depends on the points, though nobody knows how the plan moves: it has no derivative."""
-
-    @staticmethod
-    def forward(ctx, gradient, x, y):
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx, g):
-        raise ValueError("method 'entropic' has no second derivatives: use 'exact'")
+        # They depend on the points, though nobody knows how the plan moves.
+        error = ValueError("method 'entropic' has no second derivatives: use 'exact'")
+        return *(g[:, None, None] * transforms.once(part, error, x, y) for part in gradients), None, None, None

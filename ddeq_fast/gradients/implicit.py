@@ -113,24 +113,10 @@ class _Implicit(torch.autograd.Function):
             wide = torch.where(finite, gradient, 0).to(torch.promote_types(gradient.dtype, torch.float32))
             solved = torch.where(finite, ctx.solve(wide).to(gradient.dtype), gradient)
         if torch.is_grad_enabled():
-            solved = _Once.apply(solved, gradient, image)
+            # Derivatives of F at the solution take it for fixed.
+            error = RuntimeError(
+                'backward "ift" or "bilevel" has no second derivatives: its gradient takes the solution for fixed. '
+                "Take Phantom(steps=k), with as many steps k as a solve takes"
+            )
+            solved = transforms.once(solved, error, gradient, image)
         return solved, None, None
-
-
-class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated once more: those of F at the solution take it for fixed."""
-
-    @staticmethod
-    def forward(solved, *_):
-        return solved.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise RuntimeError(
-            'backward "ift" or "bilevel" has no second derivatives: its gradient takes the solution for fixed. Take '
-            "Phantom(steps=k), with as many steps k as a solve takes"
-        )

@@ -78,12 +78,7 @@ def gmres(transpose: Product, g0: Tensor, options: Options) -> tuple[Tensor, Ten
     right[:, 0, 0] = scale
     norm_g0 = torch.linalg.vector_norm(g0.flatten(1), dim=1)
     for k in range(steps):
-        v = basis[k] - transpose(basis[k].view(shape)).flatten(1)
-        for _ in range(2):  # Gram-Schmidt, twice: orthogonal to working precision
-            for j, q in enumerate(basis):
-                overlap = (q * v).sum(1)
-                h[:, j, k] += overlap
-                v = v - overlap[:, None] * q
+        v, h[:, : k + 1, k] = beside(basis, basis[k] - transpose(basis[k].view(shape)).flatten(1))
         length = torch.linalg.vector_norm(v, dim=1)
         h[:, k + 1, k] = length
         basis.append(v * torch.where(length > 1e-14 * scale, 1 / length, 0)[:, None])
@@ -94,6 +89,20 @@ def gmres(transpose: Product, g0: Tensor, options: Options) -> tuple[Tensor, Ten
             break
     g = g0 + (torch.stack(basis[: weights.shape[1]], -1) @ weights).view(shape)
     return g, _relative(g0 + transpose(g) - g, g0)
+
+
+def beside(basis: list[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of v (B, size) beside orthonormal vectors of that shape, and its overlaps with these, (B, k).
+
+    By Gram-Schmidt, twice: orthogonal to working precision.
+    """
+    overlaps = v.new_zeros(len(v), len(basis))
+    for _ in range(2):
+        for j, q in enumerate(basis):
+            overlap = (q * v).sum(1)
+            overlaps[:, j] += overlap
+            v = v - overlap[:, None] * q
+    return v, overlaps
 
 
 METHODS = {"fixed_point": fixed_point, "anderson": anderson, "gmres": gmres}

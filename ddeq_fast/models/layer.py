@@ -12,7 +12,7 @@ from ddeq_fast.clouds import PointClouds
 from ddeq_fast.gradients import Backward, BackwardInfo
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.solvers import SPACES, Pushforward, SolveInfo, Solver, check_scale, refuse_transforms
-from ddeq_fast.utils.validation import check_choice, check_cloud, check_flag, check_integer, check_weights
+from ddeq_fast.utils.validation import check_alike, check_choice, check_cloud, check_flag, check_integer, check_weights
 
 
 class Equilibrium(NamedTuple):
@@ -201,7 +201,7 @@ class DDEQ(nn.Module):
         if labels.shape[-1] != dim or (labels.dim() == 3 and len(labels) != len(x)):
             expected = f"(n, {dim}) or ({len(x)}, n, {dim})"
             raise ValueError(f"labels must have shape {expected}, got {tuple(labels.shape)}")
-        _check_like("labels", labels, x)
+        check_alike("labels", labels, "x", x)
         return labels.expand(x.shape[0], -1, -1)
 
     def _start(
@@ -222,16 +222,8 @@ class DDEQ(nn.Module):
         if check_cloud("start", start).shape[::2] != (x.shape[0], self.transport.dim_z):
             expected = f"({x.shape[0]}, n, {self.transport.dim_z})"
             raise ValueError(f"start must have shape {expected}, got {tuple(start.shape)}")
-        _check_like("start", start, x)
+        check_alike("start", start, "x", x)
         return start.detach(), scale
-
-
-def _check_like(name: str, points: Tensor, x: Tensor) -> None:
-    """Raise TypeError or ValueError, naming the points, if their dtype or device is not that of x."""
-    if points.dtype != x.dtype:
-        raise TypeError(f"{name} has dtype {points.dtype} but x has {x.dtype}")
-    if points.device != x.device:
-        raise ValueError(f"{name} is on {points.device} but x is on {x.device}")
 
 
 def _check_labels(transport: TransportMap) -> int:

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.layers import WIDEST, PointwiseMLP, check_match
-from ddeq_fast.utils.validation import check_integer
+from ddeq_fast.networks.layers import WIDEST, PointwiseMLP
+from ddeq_fast.utils.validation import check_alike, check_integer
 
 
 class AffineCoupling(nn.Module):
@@ -84,4 +84,4 @@ class Lift(nn.Module):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(points).__name__}")
         if points.shape[-1:] != (dim,):
             raise ValueError(f"{name} must have points in dimension {dim}, got shape {tuple(points.shape)}")
-        check_match(name, points, next(self.parameters()))
+        check_alike(name, points, "the network", next(self.parameters()))

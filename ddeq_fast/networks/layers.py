@@ -34,14 +34,6 @@ def check_widths(**widths: int) -> None:
         check_integer(name, width, high=WIDEST)
 
 
-def check_match(name: str, points: Tensor, parameter: Tensor) -> None:
-    """Raise TypeError or ValueError, naming the points, if their dtype or device is not that of the parameter."""
-    if points.dtype != parameter.dtype:
-        raise TypeError(f"{name} has dtype {points.dtype} but the network has {parameter.dtype}")
-    if points.device != parameter.device:
-        raise ValueError(f"{name} is on {points.device} but the network is on {parameter.device}")
-
-
 class PointwiseMLP(nn.Module):
     """linear2(relu(linear1(x))) on each point: (..., dim_in) -> (..., dim_out)."""
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ddeq_fast.networks.attention import KeysAndValues, Prepared, prepare
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.encoders import MOST_LAYERS, AttentionEncoder
-from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_match, check_widths
+from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_widths
 from ddeq_fast.networks.padding import attention_bias, log_weights, without_padding, zeroed
-from ddeq_fast.utils.validation import check_cloud, check_flag, check_integer, check_number, check_weights
+from ddeq_fast.utils.validation import check_alike, check_cloud, check_flag, check_integer, check_number, check_weights
 
 MOST_HEADS = 32  # of the default, as the paper has them
 LEAST_HEAD = 4  # coordinates a head
@@ -169,7 +169,7 @@ class TransportMap(nn.Module):
         check_cloud("x", x)
         if x.shape[-1] != self.dim_x:
             raise ValueError(f"x must have points in dimension {self.dim_x}, got {x.shape[-1]}")
-        check_match("x", x, self.bilinear.bias)
+        check_alike("x", x, "the network", self.bilinear.bias)
         padded, weights = weights is not None or mask is not None, check_weights("weights", weights, mask, x)
         if padded:
             x = without_padding(x, weights)
@@ -208,7 +208,7 @@ class TransportMap(nn.Module):
         """Raise ValueError or TypeError, naming them `name`, if F cannot be evaluated at the particles z (B, n, d)."""
         if z.shape[-1] != self.dim_z:
             raise ValueError(f"{name} must have points in dimension {self.dim_z}, got {z.shape[-1]}")
-        check_match(name, z, self.bilinear.bias)
+        check_alike(name, z, "the network", self.bilinear.bias)
 
     def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
         """The context in which layers are evaluated."""
@@ -250,7 +250,7 @@ class TransportMap(nn.Module):
         if len(shape) != 3 or shape[::2] != (batch, self.dim_label) or n not in (None, shape[1]):
             raise ValueError(f"{name} must have shape ({batch}, {n or 'n'}, {self.dim_label}), got {shape}")
         check_cloud(name, labels)
-        check_match(name, labels, self.bilinear.bias)
+        check_alike(name, labels, "the network", self.bilinear.bias)
 
     def _features(self, labels: Tensor, charges: Tensor | None) -> Labels:
         """What F sees of labels (B, n, dim_label) of particles with these weights (B, n)."""
@@ -280,7 +280,7 @@ class TransportMap(nn.Module):
             got = tuple(points.shape)
             raise ValueError(f"anchors.points must have shape ({batch}, m, {self.dim_z}), got {got}")
         check_cloud("anchors.points", points)
-        check_match("anchors.points", points, self.bilinear.bias)
+        check_alike("anchors.points", points, "the network", self.bilinear.bias)
         charges = check_weights("anchors.weights", weights, None, points, some=False)
         if weights is not None and not self.attend_to_padding:
             points = without_padding(points, charges)

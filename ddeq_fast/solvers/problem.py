@@ -16,7 +16,15 @@ from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable
 from ddeq_fast.utils.precision import Autocast
-from ddeq_fast.utils.validation import FLOATS, check_choice, check_cloud, check_finite, check_mask, check_weights
+from ddeq_fast.utils.validation import (
+    FLOATS,
+    check_alike,
+    check_choice,
+    check_cloud,
+    check_finite,
+    check_mask,
+    check_weights,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,10 +123,7 @@ class Pushforward:
                 expected = f"({start.shape[0]}, {start.shape[1]}, de)"
                 raise ValueError(f"labels must have shape {expected}, as {name} has, got {tuple(labels.shape)}")
             check_cloud("labels", labels)
-            if labels.dtype != start.dtype:
-                raise TypeError(f"labels has dtype {labels.dtype} but {name} has {start.dtype}")
-            if labels.device != start.device:
-                raise ValueError(f"labels is on {labels.device} but {name} is on {start.device}")
+            check_alike("labels", labels, name, start)
         if hasattr(self.func, "check_labels"):
             self.func.check_labels(self.context, labels)
 

@@ -63,5 +63,27 @@ def measure(
     found = check_weights(f"{prefix}weights", weights, mask, points, some=some)
     for given in (weights, mask):
         if given is not None and given.dtype == torch.bool:
-            points = points.masked_fill(~given.reshape(*points.shape[:-1], 1), 0)
+            points = without_padding(points, given.reshape(points.shape[:-1]))
     return Measure(points, found, weights is None and mask is None)
+
+
+def pair(
+    x: Tensor,
+    y: Tensor,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    x_mask: Tensor | None,
+    y_mask: Tensor | None,
+    *,
+    some: bool = True,
+) -> tuple[Measure, Measure]:
+    """The measures on two clouds that go together, of the arguments of these names; see `measure`."""
+    return (
+        measure("x", x, x_weights, x_mask, some=some),
+        measure("y", y, y_weights, y_mask, like=("x", x), some=some),
+    )
+
+
+def without_padding(points: Tensor, real: Tensor | None) -> Tensor:
+    """Points (..., n, d) with zeros where they are not `real`, boolean (..., n); themselves if that is None."""
+    return points if real is None else points.masked_fill(~real[..., None], 0)

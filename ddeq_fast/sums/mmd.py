@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.fields import check_kernel, field, potential
-from ddeq_fast.sums.measures import Measure, measure
+from ddeq_fast.sums.measures import Measure, pair, without_padding
 from ddeq_fast.sums.operators import energy
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_cloud
@@ -132,9 +132,9 @@ def wasserstein_gradient(
     """
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     sources, w = _difference(mu, rho, backend)
-    targets = _without(mu.points, mu.real).to(w.dtype)
+    targets = without_padding(mu.points, mu.real).to(w.dtype)
     gradient = _in_dtype_of(x, field(targets, sources, kernel, charges=w, backend=backend))
-    return _without(gradient, mu.real)
+    return without_padding(gradient, mu.real)
 
 
 def positive_root(q: Tensor, floor: Tensor | float = 0.0) -> Tensor:
@@ -163,9 +163,7 @@ def _measures(
     backend: str,
 ) -> tuple[Measure, Measure]:
     """mu and rho; over shards a process may have points without mass."""
-    some = backends.sharded(backend) is None
-    mu = measure("x", x, x_weights, x_mask, some=some)
-    return mu, measure("y", y, y_weights, y_mask, like=("x", x), some=some)
+    return pair(x, y, x_weights, y_weights, x_mask, y_mask, some=backends.sharded(backend) is None)
 
 
 def _difference(mu: Measure, rho: Measure, backend: str, least: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -200,11 +198,6 @@ def _rounding(z: Tensor, w: Tensor, kernel: RadialKernel) -> Tensor:
     diameter = extent.square().sum(-1)
     largest = torch.maximum(kernel.k(diameter).abs(), kernel.k(torch.zeros_like(diameter)).abs())
     return torch.finfo(z.dtype).eps ** 1.5 * largest
-
-
-def _without(points: Tensor, real: Tensor | None) -> Tensor:
-    """Points (..., d) with zeros where they are not real."""
-    return points if real is None else points.masked_fill(~real[..., None], 0)
 
 
 def _in_dtype_of(cloud: Tensor, value: Tensor) -> Tensor:

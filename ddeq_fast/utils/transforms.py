@@ -60,6 +60,25 @@ def outside_the_graph(function: Callable, *args):
     return function(*args)
 
 
+def once(gradient: Tensor, error: Exception, *depends: Tensor) -> Tensor:
+    """A gradient without a graph, which depends on these tensors all the same: to differentiate it raises `error`."""
+    return _Once.apply(gradient, error, *depends)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(gradient, *_):
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.error = inputs[1]
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise type(ctx.error)(*ctx.error.args)
+
+
 def rules(backward: Callable, jvp: Callable, batched: Callable) -> tuple[staticmethod, staticmethod, staticmethod]:
     """`backward`, `jvp` and `vmap` of an `autograd.Function`, from rules that are made of such functions themselves.
 

@@ -95,6 +95,14 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {tensor.numel()}")
 
 
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise TypeError or ValueError, naming both, if their dtypes or devices differ."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(f"{name} has dtype {tensor.dtype} but {other_name} has {other.dtype}")
+    if tensor.device != other.device:
+        raise ValueError(f"{name} is on {tensor.device} but {other_name} is on {other.device}")
+
+
 def check_cloud(name: str, cloud: object, *, like: tuple[str, Tensor] | None = None) -> Tensor:
     """`cloud` as a floating-point tensor (n, d) or (B, n, d) with n, d >= 1, finite.
 
@@ -112,10 +120,7 @@ def check_cloud(name: str, cloud: object, *, like: tuple[str, Tensor] | None = N
         raise ValueError(f"{name} is an empty cloud: shape {tuple(cloud.shape)}")
     if like is not None:
         other_name, other = like
-        if cloud.dtype != other.dtype:
-            raise TypeError(f"{name} has dtype {cloud.dtype} but {other_name} has {other.dtype}")
-        if cloud.device != other.device:
-            raise ValueError(f"{name} is on {cloud.device} but {other_name} is on {other.device}")
+        check_alike(name, cloud, other_name, other)
         if cloud.dim() != other.dim() or cloud.shape[:-2] != other.shape[:-2]:
             raise ValueError(
                 f"{name} has batch shape {tuple(cloud.shape[:-2])} but {other_name} has {tuple(other.shape[:-2])}"
@@ -136,10 +141,7 @@ def check_charges(name: str, charges: Tensor | None, cloud: Tensor) -> Tensor:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {charges.layout}")
     if charges.shape != cloud.shape[:-1]:
         raise ValueError(f"{name} must have shape {tuple(cloud.shape[:-1])}, got {tuple(charges.shape)}")
-    if charges.dtype != cloud.dtype:
-        raise TypeError(f"{name} has dtype {charges.dtype} but its cloud has {cloud.dtype}")
-    if charges.device != cloud.device:
-        raise ValueError(f"{name} is on {charges.device} but its cloud is on {cloud.device}")
+    check_alike(name, charges, "its cloud", cloud)
     check_finite(name, charges)
     return charges
 
