@@ -144,6 +144,39 @@ def test_training_completes_a_batch(x):
     assert (squared_mmd(out.points, full) < 0.5 * squared_mmd(partial, full)).all()
 
 
+def test_learned_mass_begins_as_equal_mass_and_is_learned(x):
+    """Half of every cloud is missing, of which equal weights, a ninth or two, make too little: the mass finds it."""
+    points, weights = x
+    start = completer().draw_start(points, weights)
+    model, equal = completer(mass="learned"), completer()
+    equal.load_state_dict(model.state_dict(), strict=False)
+    out, plain = model(points, weights, start=start), equal(points, weights, start=start)
+    assert close(out.weights, plain.weights, 1e-7) and close(out.points, plain.points)
+    assert not any(name.startswith("to_mass") for name in equal.state_dict())
+
+    target = torch.cat((points, out.points[:, 9:].detach()), 1)
+    charges = torch.cat((weights, start.weights * (weights.sum(1) / start.weights.sum(1))[:, None]), 1)
+    optimizer = torch.optim.Adam(model.to_mass.parameters(), 0.1)
+    losses = []
+    for _ in range(100):
+        out = model(points, weights, start=start)
+        loss = squared_mmd(out.points, target, x_weights=out.weights, y_weights=charges).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0]
+    assert (out.weights[:, :9] == weights).all() and (out.weights[:, 9:][start.mask] > 1.5).all()
+    assert not out.weights[:, 9:][~start.mask].any()
+
+
+def test_learned_mass_is_shared_by_more_points(x):
+    """As growth gives it: twice the points of the same mass at first."""
+    model = completer(mass="learned", growth=2.0)
+    out = model(*x, points=30)
+    assert close(out.weights.sum(1), 2 * x[1].sum(1), 1e-7) and (out.weights > 0).sum(1).tolist() == [30] * 3
+
+
 def test_float32(x):
     out = completer(torch.float32)(*(t.float() for t in x))
     assert out.points.dtype == torch.float32 and out.points.isfinite().all()
@@ -153,6 +186,8 @@ def test_bad_input(x):
     model, (points, weights) = completer(), x
     with fails(ValueError, "growth must lie in (1, 1e+06), got 1.0"):
         completer(growth=1.0)
+    with fails(ValueError, "mass must be one of equal, learned; got 'free'"):
+        completer(mass="free")
     with fails(ValueError, "weights leaves no point in cloud 1 of the batch"):
         model(points, weights * torch.tensor([1.0, 0, 1]).double()[:, None])
     with fails(ValueError, "noise must have shape (3, >= 2, 2), got (3, 1, 2)"):

@@ -114,9 +114,9 @@ def _why(taken: str, x: Tensor) -> str:
     if taken == "triton":
         return "on a GPU its kernels move no matrix through memory"
     if taken == "compiled":
-        return f"in {costs.CALLS} calls it saves more time than compiling takes"
+        return f"in {costs.calls()} calls it saves more time than compiling takes"
     if taken == "dense" and x.device.type == "cpu":
-        return f"in {costs.CALLS} calls no other exact one saves more time than compiling takes"
+        return f"in {costs.calls()} calls no other exact one saves more time than compiling takes"
     return "the first in the order of preference that can"
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ddeq_fast.clouds import PointClouds, compact
 from ddeq_fast.models.layer import DDEQ, Equilibrium, check_clouds, check_transport, weights_of
 from ddeq_fast.networks import Lift, TransportMap
-from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_weights
+from ddeq_fast.utils.validation import check_choice, check_cloud, check_integer, check_number, check_weights
+
+# Weights of new points: all one, or what a layer on the equilibrium says.
+MASSES = ("equal", "learned")
+UNIT_MASS = math.log(math.e - 1)  # softplus of it is one
 
 
 class Completion(NamedTuple):
     """points: completed clouds (B, n, d), the points of the partial cloud, then the new ones, zero at padding;
-    weights: (B, n), zero for padding; of new points one, or less where more of them were asked for, or more;
+    weights: (B, n), zero for padding; of new points one, or less where more of them were asked for, or more; or what
+    the model learned to give them;
     observed: (B, n), True for points of the partial cloud;
     equilibrium: of the DDEQ layer, the new points before they are lowered.
     """
@@ -37,23 +44,36 @@ class Completer(nn.Module):
     own position, before they are lifted. The new points are then a distribution at equilibrium, not one spot; more of
     them, at test time, are more of the same distribution, and share the mass that `growth` gives them.
 
+    How much is missing differs from cloud to cloud. With `mass="learned"` a new point has the weight that its particle
+    z at equilibrium tells, softplus(<a, z> + b) times what `growth` gives it, one at the start of training: not only
+    where the missing points are but how much of the cloud they make up is then learned.
+
     Args:
         transport: the map F of the layer, whose dim_label is zero or dim_x.
         growth: points of a completed cloud for each point of the partial one, rounded down; greater than one.
+        mass: "equal", every new point weighs one, or "learned".
         widths: of the latent space on the way from dim_x to dim_z, increasing, see `Lift`.
         options: of `DDEQ`, those of its solver among them.
 
     Raises:
-        TypeError, ValueError: as `DDEQ`; bad growth or widths.
+        TypeError, ValueError: as `DDEQ`; bad growth or widths, an unknown mass.
     """
 
-    def __init__(self, transport: TransportMap, growth: float = 1.275, widths: tuple[int, ...] = (), **options: Any):
+    def __init__(
+        self,
+        transport: TransportMap,
+        growth: float = 1.275,
+        widths: tuple[int, ...] = (),
+        *,
+        mass: str = "equal",
+        **options: Any,
+    ):
         super().__init__()
         dim_z = check_transport(transport, "dim_x", "dim_z")
         if getattr(transport, "dim_label", 0) not in (0, transport.dim_x):
             expected = f"0 or dim_x = {transport.dim_x}"
             raise ValueError(f"transport must have a dim_label of {expected}, got {transport.dim_label}")
-        self.growth = check_growth(growth)
+        self.growth, self.mass = check_growth(growth), check_choice("mass", mass, MASSES)
         if not isinstance(widths, (tuple, list)):
             raise TypeError(f"widths must be a tuple of widths, got {widths!r}")
         dims = transport.dim_x, *(check_integer("widths", width) for width in widths), dim_z
@@ -61,10 +81,14 @@ class Completer(nn.Module):
             raise ValueError(f"widths must increase from dim_x = {dims[0]} to dim_z = {dim_z}, got {tuple(widths)}")
         self.lift = Lift(dims)
         self.ddeq = DDEQ(transport, None, **options)
+        self.to_mass = nn.Linear(dim_z, 1) if mass == "learned" else None
+        if self.to_mass is not None:
+            nn.init.zeros_(self.to_mass.weight)
+            nn.init.constant_(self.to_mass.bias, UNIT_MASS)
 
     def extra_repr(self) -> str:
         """Shown by `print(completer)`."""
-        return f"growth={self.growth:g}"
+        return f"growth={self.growth:g}, mass={self.mass!r}"
 
     def draw_start(
         self,
@@ -167,6 +191,8 @@ class Completer(nn.Module):
         labels = {"labels": start.points, "anchor_labels": kept.points} if self.ddeq.dim_label else {}
         equilibrium = self.ddeq(x, weights, start=lifted.points, z_weights=new, anchors=anchors, **labels)
         lowered = torch.where(start.mask[..., None], self.lift.inverse(equilibrium.particles), 0)
+        if self.to_mass is not None:
+            new = new * F.softplus(self.to_mass(equilibrium.particles)[..., 0])
         charges = torch.cat((kept.weights, new), 1)
         observed = torch.cat((kept.mask, torch.zeros_like(start.mask)), 1)
         return Completion(torch.cat((kept.points, lowered), 1), charges, observed, equilibrium)

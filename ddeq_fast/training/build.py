@@ -45,7 +45,7 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
     phantom = {"steps": config.phantom_steps} if config.backward == "phantom" else {}
     parts: dict[str, Any] = {"solver": make_solver(config), "backward": gradients.make(config.backward, **phantom)}
     if config.task == "complete":
-        return Completer(transport, config.growth, return_image=True, **parts)
+        return Completer(transport, config.growth, mass=config.mass, return_image=True, **parts)
     parts["labels"] = config.labels if config.dim_label else None
     return Classifier(transport, num_classes, num_particles=config.particles, seed=config.seed, **parts)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ddeq_fast import data, gradients, solvers
 from ddeq_fast.data.partial import REMOVALS
 from ddeq_fast.data.pixels import INTENSITIES
+from ddeq_fast.models.completer import MASSES
 from ddeq_fast.models.layer import LABELS
 from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
@@ -111,6 +112,9 @@ class Config:
         choices=("float32", "bfloat16"),
     )
     growth: float = _network(1.275, "points of a completed cloud for each observed one", low=1.001)
+    mass: str = _network(
+        "equal", "weights of the points of a completed cloud that are new: all one, or learned", choices=MASSES
+    )
     start: str = _network(
         "random",
         "where new points start: at random, or spread evenly, alike in every cloud",

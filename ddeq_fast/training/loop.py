@@ -25,6 +25,7 @@ from ddeq_fast.gradients import jacobian_norm
 from ddeq_fast.models import Equilibrium
 from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.solvers import quiet
+from ddeq_fast.sums.backends import expected_calls
 from ddeq_fast.training.build import load_data, make_model
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.metrics import combine, one_line
@@ -162,7 +163,7 @@ class Trainer:
         inputs = tree.apply(lambda t: t.to(self.device), inputs)
         share = share_of_batch(total, rows) if self.processes.size > 1 else nullcontext()
         # Metrics count the samples above the tolerance; a warning a step would hide all others.
-        with self._randomness(_STEP, self.step), share, quiet():
+        with self._randomness(_STEP, self.step), share, quiet(), expected_calls(self.total_steps):
             output = self.task.run(self.parallel, inputs)
             loss, parts = self.task.loss(output, inputs)
             objective = loss
@@ -276,7 +277,9 @@ class Trainer:
 
     def evaluate(self) -> dict:
         """Metrics of the model on the test split."""
-        return {"split": "test", **evaluate(self.task, self.model, self.dataset.test, self.device, self.processes)}
+        with expected_calls(self.total_steps):  # the sums of training steps are compiled by now
+            result = evaluate(self.task, self.model, self.dataset.test, self.device, self.processes)
+        return {"split": "test", **result}
 
     def _timed(self, work: Callable[..., dict], *arguments: Any) -> dict:
         """The result of `work`, its time added to that of the run."""

@@ -7,6 +7,7 @@ import functools
 from torch import Tensor
 
 from ddeq_fast.sums.backends import compiled, costs, dense, keops, ring, sliced, tree, triton
+from ddeq_fast.sums.backends.costs import expected_calls
 from ddeq_fast.sums.backends.memory import memory_budget, set_memory_budget
 from ddeq_fast.sums.backends.registry import (
     Backend,
@@ -25,6 +26,7 @@ __all__ = [
     "Backend",
     "check",
     "check_whole",
+    "expected_calls",
     "get",
     "memory_budget",
     "names",

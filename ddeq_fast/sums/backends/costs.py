@@ -9,6 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,38 @@ from torch import Tensor
 
 from ddeq_fast.sums.backends import dense, memory
 from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils.validation import check_integer
 
 PATH = Path(__file__).with_name("costs.json")
 # Kernels that are a general power of the distance, such as Riesz(1.2).
 POWER = "power"
 # Calls over which compiling is spread: who sums once sums again.
 CALLS = 10
+_calls: ContextVar[int] = ContextVar("calls", default=CALLS)
+
+
+@contextmanager
+def expected_calls(count: int) -> Iterator[None]:
+    """Within it "auto" takes each sum for one that is made so many times, 10 else: where that pays, code is compiled.
+
+    What is compiled is kept on disk. A training loop knows how many steps it will make.
+
+    Args:
+        count: calls, at least one.
+
+    Raises:
+        TypeError, ValueError: a count that is no positive integer.
+    """
+    token = _calls.set(check_integer("count", count))
+    try:
+        yield
+    finally:
+        _calls.reset(token)
+
+
+def calls() -> int:
+    """How often a sum is expected to be made."""
+    return _calls.get()
 
 
 @functools.cache
@@ -101,20 +130,20 @@ def call_bytes(name: str, shape: tuple[int, int, int, int], itemsize: int, devic
 
 
 def worthwhile(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
-    """Whether on these clouds a backend beats the dense one in `CALLS` calls, compiling included.
+    """Whether on these clouds a backend beats the dense one in all `calls` expected, compiling included.
 
-    A function of shapes alone: the same program chooses the same backends, however often it is resumed.
+    A function of shapes and those alone: the same program chooses the same backends, however often it is resumed.
     """
     pairs = x.shape[0] * x.shape[1] * y.shape[1]
-    if pairs < _least(name) or torch.compiler.is_compiling():
+    if calls() * pairs < _least(name) or torch.compiler.is_compiling():
         return False
     saved = pair_seconds("dense", x.shape[2], kernel, x.dtype) - pair_seconds(name, x.shape[2], kernel, x.dtype)
-    return CALLS * pairs * saved * _threads() > first_seconds(name)
+    return calls() * pairs * saved * _threads() > first_seconds(name)
 
 
 @functools.cache
 def _least(name: str) -> float:
-    """Pairs below which a backend hardly ever pays, whatever the kernel: what a small cloud is asked first."""
+    """Pairs in all calls below which a backend hardly ever pays, whatever the kernel: what a sum is asked first."""
     backends = table()["backends"]
     slowest = max(backends["dense"]["pairs"].values()) * max(1, backends["dense"]["float64"]) * 8
-    return backends[name]["first"] / (CALLS * slowest)
+    return backends[name]["first"] / slowest

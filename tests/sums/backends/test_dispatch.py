@@ -60,6 +60,20 @@ def test_auto_compiles_where_ten_calls_save_more_than_compiling_takes(machine):
     assert taken(100_000, 100_000, d=9) == "dense", "where it cannot"
 
 
+def test_expected_calls_compile_smaller_sums(machine):
+    """From 9 s / (1000 calls x 9 ns) = 10^6 pairs on, and only within."""
+    with backends.expected_calls(1_000):
+        assert taken(999, 1_000) == "dense" and taken(1_001, 1_000) == "compiled"
+        with backends.expected_calls(1):
+            assert taken(30_000, 30_000) == "dense"
+        assert taken(1_001, 1_000) == "compiled"
+    assert taken(1_001, 1_000) == "dense"
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"), backends.expected_calls(0):
+        pass
+    with pytest.raises(TypeError, match="count must be an integer, got str"), backends.expected_calls("10"):
+        pass
+
+
 def test_more_threads_pay_later(machine, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert taken(19_000, 20_000) == "dense"
