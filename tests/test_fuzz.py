@@ -260,7 +260,7 @@ PUBLIC = [
     Case("Bilevel", ddeq_fast.Bilevel, {}, damping="nonnegative"),
     Case("gradients.register", gradients.register, {"name": "fuzzed", "factory": ddeq_fast.Phantom}),
     Case("gradients.make", lambda backward: gradients.make(backward), {"backward": "ift"}),
-    Case("jacobian_norm", jacobian_norm, {"problem": problem(), "z": CLOUD}),
+    Case("jacobian_norm", jacobian_norm, {"problem": problem(), "z": CLOUD}, image="cloud"),
     Case("TransportMap", ddeq_fast.TransportMap, {"dim_z": 4}, network_dtype="dtype"),
     Case("TransportMap.encode", small().encode, {"x": CLOUD}),
     Case(
@@ -307,8 +307,11 @@ PUBLIC = [
     ),
     Case(
         "Completer",
-        lambda transport, growth=1.5, widths=(): ddeq_fast.Completer(transport, growth, widths),
+        lambda transport, growth=1.5, widths=(), mass="equal": ddeq_fast.Completer(
+            transport, growth, widths, mass=mass
+        ),
         {"transport": small()},
+        mass="choice",
     ),
     Case(
         "Completer.forward",

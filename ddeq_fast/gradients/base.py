@@ -30,11 +30,13 @@ from ddeq_fast.utils.options import Registry, ShortRepr
 class BackwardInfo:
     """Filled in when the backward pass runs: evaluations of J^T, and the relative residual of each sample.
 
-    For g = g0 + J^T g the residual is |g0 + J^T g - g| / |g0|, (B,), float64.
+    For g = g0 + J^T g the residual is |g0 + J^T g - g| / |g0|, (B,), float64. evaluated: the solution and F at it,
+    (B, n, d), with its graph, if it was evaluated there: `jacobian_norm` takes both.
     """
 
     evaluations: int = 0
     residual: Tensor | None = field(default=None, repr=False)
+    evaluated: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
 
 class Backward(ShortRepr):

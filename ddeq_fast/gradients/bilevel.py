@@ -71,7 +71,8 @@ class Bilevel(Backward):
 
     def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
-        image, info = problem.constrained_image(z), BackwardInfo()
+        image = problem.constrained_image(z)
+        info = BackwardInfo(evaluated=(z, image))
 
         def solve(gradient: Tensor) -> Tensor:
             hessian = _Hessian(self, problem, z, info)

@@ -54,7 +54,8 @@ class ImplicitFunction(Backward):
 
     def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
-        image, info = problem.constrained_image(z), BackwardInfo()
+        image = problem.constrained_image(z)
+        info = BackwardInfo(evaluated=(z, image))
 
         def solve(g0: Tensor) -> Tensor:
             # A graph of its own, built only now: the forward pass holds one evaluation of F, not two.

@@ -9,7 +9,13 @@ from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.utils.validation import check_cloud, check_number
 
 
-def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction: Tensor | None = None) -> Tensor:
+def jacobian_norm(
+    problem: Pushforward,
+    z: Tensor,
+    step: float = 0.05,
+    direction: Tensor | None = None,
+    image: Tensor | None = None,
+) -> Tensor:
     """Mean squared singular value of J = dF/dZ at the detached cloud z (B, n, d), |J|_F^2 / (n d), estimated: (B,).
 
     As a penalty it keeps F contractive at its fixed points, and solves short (Bai et al. 2021, Stabilizing equilibrium
@@ -17,19 +23,33 @@ def jacobian_norm(problem: Pushforward, z: Tensor, step: float = 0.05, direction
     from torch's global generator, by a finite difference of length `step` per coordinate: the attention kernels have no
     second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
 
+    Args:
+        problem: F and its context.
+        z: the cloud (B, n, d).
+        step: length of the difference.
+        direction: (B, n, d).
+        image: F(z) with its graph, where it is known, as in `BackwardInfo.evaluated`; evaluated if None.
+
     Raises:
-        TypeError, ValueError: a bad step, or z or direction that is no cloud of the problem's.
+        TypeError, ValueError: a bad step, or z, direction or image that is no cloud of the problem's.
     """
     check_number("step", step)
     if not isinstance(problem, Pushforward):
         raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
     problem = problem.checked(z, "z")
     if direction is not None:
-        check_cloud("direction", direction, like=("z", z))
-        if direction.shape != z.shape:
-            raise ValueError(f"direction must have shape {tuple(z.shape)}, got {tuple(direction.shape)}")
+        _check_like(z, "direction", direction)
+    if image is not None:
+        _check_like(z, "image", image)
     z = z.detach()
     moving = problem.moving(z)
     direction = (torch.randn_like(z) if direction is None else direction) * moving
-    change = (problem.image(z + step * direction) - problem.image(z)) / step * moving
+    image = problem.image(z) if image is None else image
+    change = (problem.image(z + step * direction) - image) / step * moving
     return change.square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)
+
+
+def _check_like(z: Tensor, name: str, cloud: Tensor) -> None:
+    check_cloud(name, cloud, like=("z", z))
+    if cloud.shape != z.shape:
+        raise ValueError(f"{name} must have shape {tuple(z.shape)}, got {tuple(cloud.shape)}")

@@ -37,6 +37,9 @@ class Phantom(Backward):
 
     def attach(self, problem: Pushforward, z: Tensor) -> tuple[Tensor, BackwardInfo]:
         z, problem = z.detach(), problem.recorded(z)
-        for _ in range(self.steps):
+        image = problem.constrained_image(z)
+        info = BackwardInfo(self.steps, evaluated=(z, image))
+        z = torch.lerp(z, image, self.damping)
+        for _ in range(self.steps - 1):
             z = torch.lerp(z, problem.constrained_image(z), self.damping)
-        return z, BackwardInfo(self.steps)
+        return z, info

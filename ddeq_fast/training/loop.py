@@ -182,11 +182,13 @@ class Trainer:
 
     def _jacobian(self, equilibrium: Equilibrium, total: int, rows: Tensor) -> Tensor:
         """The penalty, with the directions that one process would draw for the whole batch."""
-        direction, particles = None, equilibrium.particles
+        info, direction = equilibrium.backward_info, None
+        known = None if info is None else info.evaluated
+        particles, image = (equilibrium.particles, None) if known is None else known
         if self.processes.size > 1:
             shape = (total, *particles.shape[1:])
             direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows]
-        return jacobian_norm(equilibrium.problem, particles, direction=direction).mean()
+        return jacobian_norm(equilibrium.problem, particles, direction=direction, image=image).mean()
 
     def _update(self, objective: Tensor) -> float:
         """Step down the gradient of `objective`; returns the learning rate."""

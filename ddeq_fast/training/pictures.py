@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddeq_fast.clouds import PointClouds
+from ddeq_fast.clouds import PointClouds, spread_normal
 from ddeq_fast.data.dataset import Batch
-from ddeq_fast.models import Classifier, Completer
+from ddeq_fast.models import Classifier, Completer, Completion
 from ddeq_fast.solvers import Anderson, IterativeSolver, MMDFlow, Pushforward, quiet
 from ddeq_fast.training.loop import Trainer
 from ddeq_fast.training.metrics import METRICS, Metric
@@ -23,6 +23,8 @@ from ddeq_fast.utils import drawing, tree
 
 # Okabe & Ito's colours, which the colour-blind can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+
+MORE = 6  # times as many new points, of the same mass, as a model was trained with
 
 
 def curves(metrics: list[dict], path: Path) -> None:
@@ -134,21 +136,33 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
 
 
 def completion(model: Completer, inputs: Partial, path: Path) -> None:
-    """For each cloud of a small batch: partial cloud, its completion, and the whole cloud, side by side; a PNG."""
-    with torch.no_grad(), quiet():
-        output = model.eval().cpu()(*inputs.clouds, noise=inputs.noise)
-    observed = PointClouds(output.points, output.weights * output.observed)
-    new = PointClouds(output.points, output.weights * ~output.observed)
-    figure, axes = drawing.figure(3, len(inputs.noise), 1.8 * len(inputs.noise), 5.4)
-    for name, axis in zip(("partial", "completed", "whole"), axes[:, 0], strict=True):
+    """For each cloud of a small batch: partial cloud, its completion, and the whole cloud, one below the other; a PNG.
+
+    Particles with labels are a distribution: below the completion, so many more of the new points that share its mass.
+    """
+    model, rows = model.eval().cpu(), ["partial", "completed", "whole"]
+    outputs = [_complete(model, inputs.clouds, inputs.noise, model.growth)]
+    if model.ddeq.dim_label:
+        rows.insert(2, f"{MORE} times as many")
+        more = spread_normal(MORE * (inputs.noise.shape[1] + 1), inputs.noise.shape[2]).to(inputs.noise)
+        outputs.append(_complete(model, inputs.clouds, more.expand(len(inputs.noise), -1, -1), model.growth, MORE))
+    figure, axes = drawing.figure(len(rows), len(inputs.noise), 1.8 * len(inputs.noise), 1.8 * len(rows))
+    for name, axis in zip(rows, axes[:, 0], strict=True):
         axis.set_ylabel(name)
     for i, column in enumerate(axes.T):
-        for axis in column[:2]:
-            _draw_points(axis, observed, i, _BLUE)
-        _draw_points(column[1], new, i, _ORANGE)
-        _draw_points(column[2], inputs.whole, i, _BLUE)
+        for axis in column[:-1]:
+            _draw_points(axis, inputs.clouds, i, _BLUE)
+        for axis, output in zip(column[1:], outputs, strict=False):
+            _draw_points(axis, PointClouds(output.points, output.weights * ~output.observed), i, _ORANGE)
+        _draw_points(column[-1], inputs.whole, i, _BLUE)
         _share_limits(column, inputs.whole.points[i, inputs.whole.mask[i]])
     drawing.write_png(figure, path)
+
+
+def _complete(model: Completer, clouds: PointClouds, noise: Tensor, growth: float, times: int = 1) -> Completion:
+    """Completions with `times` the new points of this growth."""
+    with torch.no_grad(), quiet():
+        return model(*clouds, noise=noise, growth=1 + times * (growth - 1))
 
 
 @torch.no_grad()
@@ -179,7 +193,9 @@ def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 
 
 def _draw_points(axis, clouds: PointClouds, i: int, colour: str) -> None:
     """The points of cloud i in the plane of their first two coordinates."""
-    axis.scatter(*clouds.points[i, clouds.mask[i]][:, :2].detach().unbind(-1), s=7, color=colour, linewidths=0)
+    present = clouds.mask[i]
+    size = 7 * clouds.weights[i, present].detach().clamp(0.2, 3)  # an area for each unit of weight
+    axis.scatter(*clouds.points[i, present][:, :2].detach().unbind(-1), s=size, color=colour, linewidths=0)
 
 
 def _share_limits(axes, points: Tensor) -> None:

@@ -226,6 +226,21 @@ def test_models_in_half_precision(x, name, dtype):
     assert x.grad.dtype == dtype and x.grad.isfinite().all()
 
 
+@every_backward
+def test_the_penalty_takes_the_image_that_the_backward_evaluated(x, name):
+    """The same number and gradients, with one evaluation less."""
+    model, found = layer(EVERY[name], solver=Anderson(tol=1e-6)), []
+    for given in (False, True):
+        equilibrium = model(x)
+        z, image = equilibrium.backward_info.evaluated
+        assert close(image, equilibrium.problem.image(z)) and not z.requires_grad
+        direction = torch.ones_like(z)
+        penalty = jacobian_norm(equilibrium.problem, z, direction=direction, image=image if given else None).sum()
+        found.append((penalty, *torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True)))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None and theirs is None) or close(ours, theirs, 1e-9)
+
+
 def test_the_problem_of_an_equilibrium_keeps_its_autocast(x):
     model = layer(Phantom(), torch.float32, Anderson(tol=1e-2))
     with torch.autocast("cpu", torch.bfloat16):
