@@ -4,6 +4,7 @@ Every model is trained with the settings of the DDEQ preset of the task, or of t
 augmentation, epochs, batches, optimizer, schedule and loss; and it is so wide that it has about as many parameters. Its
 own are the learning rate, found by a short search, and that a model without equilibrium has no penalty on the Jacobian.
 Results are those after the last epoch, on held-out clouds. Times are those of the training steps, without evaluation.
+With --seeds every model is trained that often, and the table has means and standard deviations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ from ddeq_fast import training
 from ddeq_fast.data import Dataset
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
-from ddeq_fast.utils.validation import check_choice
+from ddeq_fast.utils.validation import check_choice, check_integer
 
 # What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.
 PRESET = {
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="folder of the data's files", **default)
     parser.add_argument("--epochs", type=int, help="passes over the training clouds, for every model", **default)
     parser.add_argument("--max-points", type=int, help="cut larger clouds to so many points, 0 for none", **default)
-    parser.add_argument("--seed", type=int, help="of weights, order and augmentation", **default)
+    parser.add_argument("--seed", type=int, help="of weights, order and augmentation; the first one", **default)
+    parser.add_argument("--seeds", type=int, default=1, help="so many seeds, each one more than the last (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads", **default)
     parser.add_argument("--device", help="cpu, cuda...", **default)
     names = "; ".join(f"{task}: ddeq, {', '.join(models)}" for task, models in MODELS.items())
@@ -135,10 +137,11 @@ def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> di
     steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     if test["step"] != steps:
         raise ValueError(f"{folder} has no result after {steps} steps, its last is after {test['step']}")
-    kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd")
+    kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd", "evaluations", "worst_residual")
     return {
         "parameters": size(model),
         "lr": config.lr,
+        "seed": config.seed,
         "train_seconds": sum(times),
         "step_seconds": median(times),
         **{key: test[key] for key in kept if key in test},
@@ -170,21 +173,42 @@ def report(rows: list[dict], config: Config, data: Dataset) -> str:
     """The rows as a Markdown table; Chamfer distance and squared MMD with their ratio to the partial clouds' own."""
     clouds = f"{len(data.train):,} clouds, {len(data.test):,} held out"
     cut = f" of at most {config.max_points} points" if config.max_points else ""
-    lines = [f"{config.task} {data.name}: {clouds}{cut}; {config.epochs} epochs, batches of {config.batch_size}", ""]
-    scores = ["accuracy"] if config.task == "classify" else ["Chamfer distance", "squared MMD"]
+    seeds = len({row["seed"] for row in rows})
+    spread = f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
+    epochs = f"{config.epochs} epochs, batches of {config.batch_size}"
+    lines = [f"{config.task} {data.name}: {clouds}{cut}; {epochs}{spread}", ""]
+    scores = ["accuracy"] if config.task == "classify" else ["Chamfer distance", "squared MMD", "worst residual"]
     lines.append(f"| model | parameters | {' | '.join(scores)} | training | a step |")
     lines.append("|---" * (len(scores) + 4) + "|")
     if config.task == "complete":
-        lines.append("| the partial cloud itself | | {partial_chamfer:.4f} | {partial_mmd:.5f} | | |".format(**rows[0]))
-    for row in rows:
+        lines.append(
+            "| the partial cloud itself | | {partial_chamfer:.4f} | {partial_mmd:.5f} | | | |".format(**rows[0])
+        )
+    for model in dict.fromkeys(row["model"] for row in rows):
+        runs = [row for row in rows if row["model"] == model]
         if config.task == "classify":
-            cells = [f"{row['accuracy']:.2%}"]
+            cells = [_over(runs, "accuracy", "{:.2%}")]
         else:
-            cells = [f"{row['chamfer']:.4f} ({row['chamfer'] / row['partial_chamfer']:.2f})"]
-            cells.append(f"{row['mmd']:.5f} ({row['mmd'] / row['partial_mmd']:.2f})")
-        cells += [f"{row['train_seconds']:.0f} s", f"{1e3 * row['step_seconds']:.0f} ms"]
-        lines.append(f"| {row['model']} | {row['parameters']:,} | {' | '.join(cells)} |")
+            shares = (("chamfer", "{:.4f}"), ("mmd", "{:.5f}"))
+            cells = [f"{_over(runs, name, form)} ({_share(runs, name)})" for name, form in shares]
+            cells.append(_over(runs, "worst_residual", "{:.1e}") if "worst_residual" in runs[0] else "")
+        cells += [
+            _over(runs, "train_seconds", "{:.0f} s"),
+            f"{1e3 * median(row['step_seconds'] for row in runs):.0f} ms",
+        ]
+        lines.append(f"| {model} | {runs[0]['parameters']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _over(runs: list[dict], name: str, form: str) -> str:
+    """A number over the runs of a model, with its deviation if there are several."""
+    values = [row[name] for row in runs]
+    text = form.format(mean(values))
+    return text if len(values) == 1 else f"{text} ± {form.format(stdev(values))}"
+
+
+def _share(runs: list[dict], name: str) -> str:
+    return f"{mean(row[name] / row[f'partial_{name}'] for row in runs):.2f}"
 
 
 def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
@@ -194,13 +218,14 @@ def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
     rows: list[dict] = []
     print(machine.line(described), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
+        for name, seed in ((name, config.seed + i) for name in names for i in range(args.seeds)):
             if name == "ddeq" and args.ddeq is not None:
                 model = training.make_model(config, data.dim, data.classes)
                 rows.append({"model": "DDEQ", **results(args.ddeq, model, config, data)})
             else:
-                print(f"training {name}", file=sys.stderr)
-                rows.append(train(name, config, data, (args.runs or Path(scratch)) / name, not args.quiet))
+                folder = (args.runs or Path(scratch)) / (name if args.seeds == 1 else f"{name}-{seed}")
+                print(f"training {folder.name}", file=sys.stderr)
+                rows.append(train(name, replace(config, seed=seed), data, folder, not args.quiet))
             if args.json:
                 kept = asdict(config) | {"root": ""}  # a folder of one machine is no result
                 write_json(args.json, {"machine": described, "settings": kept, "rows": rows})
@@ -211,8 +236,10 @@ def main(argv: list[str]) -> int:
     """Run the comparison; errors of the user's are one line and exit status 2."""
     parser = _parser()
     args = parser.parse_args(argv)
-    own = ("models", "ddeq", "runs", "json", "quiet")
+    own = ("models", "ddeq", "runs", "json", "quiet", "seeds")
     try:
+        if check_integer("--seeds", args.seeds) > 1 and args.ddeq is not None:
+            raise ValueError(f"--seeds must be 1 where --ddeq gives a run, got {args.seeds}")
         config = settings({name: value for name, value in vars(args).items() if name not in own}, args.ddeq)
         names = list(dict.fromkeys(args.models or ["ddeq", *MODELS[config.task]]))
         for name in names:

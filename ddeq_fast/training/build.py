@@ -38,6 +38,7 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
         dim_hidden=config.dim_hidden,
         dim_final=config.dim_hidden,
         cross_layers=config.cross_layers,
+        x_layers=config.x_layers,
         dropout=config.dropout,
         dim_label=config.dim_label,
         network_dtype=_NETWORK_DTYPES[config.precision],

@@ -105,6 +105,7 @@ class Config:
     dim_lift: int = _network(16, "width of the layers before the bilinear one", low=1)
     dim_hidden: int = _network(128, "hidden width of the feed-forward layers", low=1)
     cross_layers: int = _network(1, "attention layers from the latent to the input cloud", low=1)
+    x_layers: int = _network(1, "attention layers within the input cloud, passed once a solve", low=1)
     dropout: float = _network(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
     precision: str = _network(
         "float32",

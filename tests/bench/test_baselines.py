@@ -169,6 +169,15 @@ def test_the_command_compares_models_trained_alike(bench, tmp_path, task):
     assert status == 0 and next(line for line in table.splitlines() if "DDEQ" in line) in again
 
 
+def test_several_seeds(bench, tmp_path):
+    file = tmp_path / "all.json"
+    status, table = bench("--models", "pointnet", "--seed", "3", "--seeds", "2", "--json", str(file))
+    rows = json.loads(file.read_text())["rows"]
+    assert status == 0 and [row["seed"] for row in rows] == [3, 4] and len(table.split("| PointNet |")) == 2
+    accuracies = torch.tensor([row["accuracy"] for row in rows], dtype=torch.float64)
+    assert f"| {accuracies.mean():.2%} ± {accuracies.std():.2%} |" in table and "deviation of 2 seeds" in table
+
+
 def test_an_interrupted_comparison_is_continued(bench, tmp_path, monkeypatch):
     step = Trainer.train_step
 
@@ -192,6 +201,8 @@ def test_the_command_refuses_what_is_not_equal(bench, tmp_path, capsys):
         (["--ddeq", str(runs / "no")], "holds no run"),
         (["--models", "pcn"], "--models must be one of ddeq, pointnet, transformer; got 'pcn'"),
         (["--models", "ddeq", "--runs", str(runs), "--seed", "1"], "holds a run with other settings"),
+        (["--ddeq", str(runs / "ddeq"), "--seeds", "2"], "--seeds must be 1 where --ddeq gives a run, got 2"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
     ]
     for arguments, message in cases:
         with pytest.raises(SystemExit) as stop:
