@@ -17,12 +17,15 @@ from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.options import check_options
 from ddeq_fast.utils.validation import check_integer
 
+SHORT_MEMORY = 3  # iterates; Anderson from a sample's best one is a new start, without those that led nowhere
+
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Auto(Solver):
-    """Anderson first; samples it leaves above `tol` go to the flow from their best iterate, and, if still above,
-    to the flow from their start. The best cloud of the three is returned, so that no sample ends above both
-    `tol` and the residual of the flow alone. Samples down at the rounding of their particles are left at that.
+    """Anderson first; samples it leaves above `tol` go on from their best iterate with Anderson of a memory of three,
+    where a longer one may be stuck, then with the flow, and, if still above, with the flow from their start. The best
+    cloud of all is returned, so that no sample ends above both `tol` and the residual of the flow alone. Samples down
+    at the rounding of their particles are left at that.
 
     On trained classifiers Anderson acceleration reaches 1e-4 on every sample in 20 evaluations, while flows of any
     step rule are above 1e-2 after forty; a depth beyond 6 saves one evaluation at most and costs more than that,
@@ -30,8 +33,8 @@ class Auto(Solver):
 
     Args:
         kernel: kernel of the residual and of the flow.
-        max_steps: most steps of all stages together, on any sample: an Anderson acceleration of so many, and flows of
-            what it leaves of them; one more evaluation certifies the last cloud. The flow alone may then end lower.
+        max_steps: most steps of all stages together, on any sample: an Anderson acceleration of so many, and the others
+            of what it leaves of them; one more evaluation certifies the last cloud. The flow alone may then end lower.
             None for what each stage is allowed on its own.
         tol: residual MMD(Z, F(Z)) at which a sample is done.
         relative: measure residuals relative to that of the start cloud.
@@ -57,6 +60,9 @@ class Auto(Solver):
         if self.max_steps is not None:
             check_integer("max_steps", self.max_steps)
         self.accelerated = Anderson(**shared, **_own("anderson", Anderson, self.anderson, shared))
+        self.restarted = Anderson(
+            **shared, **(self.anderson or {}) | {"depth": min(self.accelerated.depth, SHORT_MEMORY)}
+        )
         self.descent = MMDFlow(**shared, **_own("flow", MMDFlow, self.flow, shared))
         self.kernel, self.tol = self.accelerated.kernel, self.accelerated.tol
 
@@ -71,7 +77,7 @@ class Auto(Solver):
             return iterate(self.descent, problem, start, scale, callback, self.max_steps)
         problem = problem.recorded(start)
         best = iterate(self.accelerated, problem, start, scale, callback, self.max_steps)
-        for from_start in (False, True):
+        for stage, from_start in ((self.restarted, False), (self.descent, False), (self.descent, True)):
             missed = ~(best.info.converged | self._at_rounding(problem, best))
             left: Tensor | None = None
             if self.max_steps is not None:  # each stage takes one evaluation more than steps
@@ -87,7 +93,7 @@ class Auto(Solver):
             part = problem.select(rows) if problem.separable else problem
             begin = start if from_start else best.particles
             among = _among(callback, best, rows)
-            again = iterate(self.descent, part, begin[rows], best.info.scale[rows], among, steps)
+            again = iterate(stage, part, begin[rows], best.info.scale[rows], among, steps)
             best = _better(best, again, rows)
         return best
 
