@@ -265,7 +265,7 @@ def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
         write_points(path, torch.full((2, 3), torch.nan))
     with pytest.raises(ValueError, match=r"^points must have shape \(n, d\), got \(1, 2, 3\)$"):
         write_points(path, torch.zeros(1, 2, 3))
-    with pytest.raises(ValueError, match=r"^path must end in one of \.npy, \.ply, \.xyz, got .*a\.obj$"):
+    with pytest.raises(ValueError, match=r"^path must end in one of \.npy, \.npz, \.ply, \.xyz, got .*a\.obj$"):
         write_points(tmp_path / "a.obj", torch.zeros(2, 3))
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write a\.npy to$"):
         write_points(tmp_path / "nowhere" / "a.npy", torch.zeros(2, 3))
