@@ -20,10 +20,10 @@ _SHOWN = 20
 
 
 class Frame(NamedTuple):
-    """Place and size of clouds: a centre (d,), float64, and the root-mean-square distance of their points from it."""
+    """Place and size of clouds, by their bounding box: its middle (d,), float64, and its longest side."""
 
-    centre: Tensor
-    radius: float
+    middle: Tensor
+    side: float
 
 
 class Completed(NamedTuple):
@@ -43,21 +43,21 @@ class Completed(NamedTuple):
 
 
 def frame(cloud: Tensor) -> Frame:
-    """That of a cloud (n, d): its mean, and a radius of zero if its points differ by no more than rounding."""
-    points = cloud.double()
-    centre = points.mean(0)
-    radius = float((points - centre).square().sum(1).mean().sqrt())
-    rounding = 8 * torch.finfo(torch.float64).eps * float(points.abs().max())
-    return Frame(centre, radius if radius > rounding else 0.0)
+    """That of a cloud (n, d)."""
+    low, high = cloud.double().amin(0), cloud.double().amax(0)
+    return Frame((low + high) / 2, float((high - low).max()))
 
 
 def usual_frame(run: Trained) -> Frame:
-    """What partial clouds of the training data have on average, over evenly chosen ones."""
+    """What partial clouds of the training data have on average, over evenly chosen ones.
+
+    What is missing moves the bounding box of a cloud less than its mean.
+    """
     train = run.dataset.train
     count = min(len(train), _AVERAGED)
     clouds = run.task.inputs(train.batch(torch.arange(count) * len(train) // count), None).clouds
     frames = [frame(points[mask]) for points, mask in zip(clouds.points, clouds.mask, strict=True)]
-    return Frame(torch.stack([centre for centre, _ in frames]).mean(0), sum(radius for _, radius in frames) / count)
+    return Frame(torch.stack([middle for middle, _ in frames]).mean(0), sum(side for _, side in frames) / count)
 
 
 @torch.no_grad()
@@ -81,21 +81,26 @@ def complete(
         shown: most points that the model is conditioned on, drawn at random from a larger cloud; None for the size of
             the largest training cloud.
         seed: of that draw, and of the starts of the new points where the run has random ones.
+
+    Raises:
+        FloatingPointError: new points that are not finite in the dtype of the cloud.
     """
     assert isinstance(run.task, CompletionTask)
     own = int(missing_points(torch.ones(1, len(cloud)), run.config.growth))
     count = own if points is None else points - len(cloud)
     most = max(map(len, run.dataset.train.points)) if shown is None else shown
     there, here = frames or (Frame(cloud.new_zeros(()), 1.0),) * 2
-    factor = here.radius / there.radius
-    x = ((cloud.double() - there.centre) * factor + here.centre).float()
+    factor = here.side / there.side
+    x = ((cloud.double() - there.middle) * factor + here.middle).float()
     if len(x) > most:
         x = x[torch.randperm(len(x), generator=generator(seed, _SHOWN))[:most].sort().values]
     x = x[None].to(run.device)
     noise = run.task.noise(x, torch.tensor([count]), None, [generator(seed, START)])
     with quiet():
         output = run.model(x, noise=noise, points=x.shape[1] + count)
-    new = (output.points[0, ~output.observed[0]].cpu().double() - here.centre) / factor + there.centre
+    new = (output.points[0, ~output.observed[0]].cpu().double() - here.middle) / factor + there.middle
     info = output.equilibrium.info
     solve = int(info.evaluations), float(info.residual), bool(info.converged)
+    if not torch.isfinite(new.to(cloud.dtype)).all():
+        raise FloatingPointError(f"the completion left the range of {cloud.dtype}")
     return Completed(new.to(cloud.dtype), own / count, x.shape[1], *solve)

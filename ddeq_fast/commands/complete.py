@@ -16,17 +16,20 @@ from ddeq_fast.utils import console, drawing
 from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_integer
 
+# New points whose bounding box is less than this share of the partial cloud's are one spot.
+_SPOT = 0.01
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.description = (
         "Complete a cloud of your own with the model of a completion run. The points of\n"
         "PARTIAL come back as they were read, first and in their order; the new ones follow.\n\n"
-        "A model knows clouds of one place and size. One in coordinates of its own is moved\n"
-        "and scaled, by the same factor along all axes, until its mean and its\n"
-        "root-mean-square distance from that are those of the partial clouds of the training\n"
-        "data, on average; the completion is moved back. It is not turned: up must be where\n"
-        "it is in the training data. The data set of the run must be there, as for eval."
+        "A model knows clouds of one place and size. One in coordinates of its own is moved,\n"
+        "and scaled by the same factor along all axes, until the middle of its bounding box\n"
+        "and the longest side of that are those of the partial clouds of the training data,\n"
+        "on average; the completion is moved back. It is not turned: up must be where it is in\n"
+        "the training data. The data set of the run must be there, as for eval."
     )
     parser.add_argument("partial", type=Path, metavar="PARTIAL", help="cloud: .npy, .npz, .ply, .off, .xyz, .csv")
     parser.add_argument(
@@ -86,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{partial} holds points in {d} dimensions, the run in {options.folder} is of clouds in {dim}")
     frames = _frames(loaded, cloud, partial) if options.coordinates == "own" else None
     found = complete(loaded, cloud, frames=frames, points=options.points, shown=options.shown, seed=options.seed)
-    told = _told(found, cloud, options, loaded.config.tol)
     whole = torch.cat((cloud, found.new))
+    told = _told(found, cloud, options, loaded.config.tol)
     write_points(
         out, whole, dtype=cloud.dtype, beside=_beside(found, n) if FORMATS[out.suffix.lower()].beside else None
     )
@@ -121,8 +124,8 @@ def _check(options: argparse.Namespace) -> None:
 def _frames(loaded: trained.Trained, cloud: Tensor, partial: Path) -> tuple[Frame, Frame]:
     """From where, and to where, a cloud in coordinates of its own is moved."""
     frames = frame(cloud), usual_frame(loaded)
-    for (_, radius), name in zip(frames, (partial, f"a partial cloud of {loaded.dataset.name}"), strict=True):
-        if not radius > 0:
+    for (_, side), name in zip(frames, (partial, f"a partial cloud of {loaded.dataset.name}"), strict=True):
+        if not side > 0:
             raise ValueError(f"{name} has no two different points, hence no size: use --coordinates data")
     return frames
 
@@ -143,11 +146,13 @@ def _told(found: Completed, cloud: Tensor, options: argparse.Namespace, tol: flo
         "seed": options.seed,
         "out": str(options.out),
         "dim": cloud.shape[1],
+        "side": frame(cloud).side,
         "observed": len(cloud),
         "shown": found.shown,
         "points": len(cloud) + len(found.new),
         "new": len(found.new),
         "new_weight": found.weight,
+        "new_side": frame(found.new).side,
         "evaluations": found.evaluations,
         "residual": found.residual,
         "tol": tol,
@@ -167,6 +172,12 @@ def _say(told: dict, out: Path, max_steps: int) -> None:
     if told["new_weight"] != 1:
         rest = "" if FORMATS[out.suffix.lower()].beside else f", which a {out.suffix} file does not hold: .npz does"
         console.say(f"a new point has the weight {told['new_weight']:.4g}, an observed one 1{rest}")
+    if told["new"] > 1 and told["new_side"] < _SPOT * told["side"]:
+        console.say(
+            "ddeq-fast: warning: all new points lie on one spot: the equilibria of this run are points, not clouds; "
+            "train with --dim-label, and see ddeq-fast audit",
+            error=True,
+        )
     if not told["converged"]:
         console.say(
             f"ddeq-fast: warning: no equilibrium was reached in the {max_steps} steps of the run: the new points are "
