@@ -126,9 +126,10 @@ def write_points(
     kind = FORMATS.get(path.suffix.lower())
     if kind is None or kind.write is None:
         raise ValueError(f"path must end in one of {', '.join(WRITTEN)}, got {path}")
+    more = _beside(beside, path, kind)
     single = keeps(rounded, wide) if dtype is None else dtype == torch.float32
     try:
-        content = kind.write(rounded if single else wide, **_beside(beside, path, kind))
+        content = kind.write(rounded if single else wide, **more)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not path.parent.is_dir():

@@ -255,6 +255,32 @@ def test_damaged_numpy_files_are_named(tmp_path, write):
             load_points(path)
 
 
+def test_a_dtype_and_tensors_beside(tmp_path):
+    """A file may hold more digits than it must, or fewer, and an archive further tensors by name."""
+    points = torch.from_numpy(POINTS).double() + 1e-9
+    for ending in (".npy", ".npz", ".ply", ".xyz"):
+        path = tmp_path / f"a{ending}"
+        write_points(path, points, dtype=torch.float64)
+        assert torch.equal(load_points(path, torch.float64), points)
+        write_points(path, points, dtype=torch.float32)
+        assert torch.equal(load_points(path, torch.float64).float(), points.float())
+        with pytest.raises(
+            ValueError, match=r"^dtype must be torch\.float32, torch\.float64 or None, got torch\.int64$"
+        ):
+            write_points(path, points, dtype=torch.int64)
+        if ending != ".npz":
+            with pytest.raises(ValueError, match=rf"^beside must be None for a \{ending} file, got weights$"):
+                write_points(path, points, beside={"weights": points[:, 0]})
+    weights = torch.arange(len(points))
+    write_points(tmp_path / "a.npz", points.float(), beside={"weights": weights})
+    assert torch.equal(load_points(tmp_path / "a.npz"), points.float())
+    assert np.array_equal(np.load(tmp_path / "a.npz")["weights"], weights)
+    with pytest.raises(ValueError, match=r"^beside must have other names than 'points'$"):
+        write_points(tmp_path / "a.npz", points, beside={"points": points})
+    with pytest.raises(TypeError, match=r"^beside\['weights'\] must be a torch\.Tensor, got list$"):
+        write_points(tmp_path / "a.npz", points, beside={"weights": [1.0]})
+
+
 def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.ply"
     write_points(path, torch.from_numpy(POINTS))
