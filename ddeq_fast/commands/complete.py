@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and scaled by the same factor along all axes, until the middle of its bounding box\n"
         "and the longest side of that are those of the partial clouds of the training data,\n"
         "on average; the completion is moved back. It is not turned: up must be where it is in\n"
-        "the training data. The data set of the run must be there, as for eval."
+        "the training data. That is a guess, for the whole is unknown: a cloud that is in the\n"
+        "coordinates of the data is completed better with --coordinates data. The data set of\n"
+        "the run must be there, as for eval."
     )
     parser.add_argument("partial", type=Path, metavar="PARTIAL", help="cloud: .npy, .npz, .ply, .off, .xyz, .csv")
     parser.add_argument(
