@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from ddeq_fast.sums.radial import RadialKernel
@@ -18,6 +19,13 @@ def add_device(parser: argparse._ActionsContainer, default: str) -> None:
     """--device, any that torch knows."""
     text = "cpu, cuda, cuda:1..." + ("; auto takes a GPU if there is one" if default == "auto" else "")
     parser.add_argument("--device", default=default, metavar="NAME", help=f"{text} (default: %(default)s)")
+
+
+def add_checkpoint(parser: argparse._ActionsContainer) -> None:
+    """--checkpoint of a run."""
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="which weights (default: %(default)s)"
+    )
 
 
 def add_quiet(parser: argparse._ActionsContainer) -> None:
@@ -41,3 +49,18 @@ def _kernel(text: str) -> RadialKernel:
         return parse(text)
     except ValueError as error:  # argparse hides the message of any other
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_output(option: str, path: Path, endings: Collection[str], source: Path, what: str) -> None:
+    """Before the work, not after: raises if `path`, of that option, cannot be written, or is the input `source`.
+
+    Raises ValueError, FileNotFoundError, IsADirectoryError naming the option; `what` is a word for the input.
+    """
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"--{option} must end in {'one of ' * (len(endings) > 1)}{', '.join(endings)}, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} for --{option} {path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"--{option} {path} is a folder")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ValueError(f"--{option} {path} is the {what}")

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.commands import arguments
+from ddeq_fast.commands import arguments, trained
 from ddeq_fast.diagnostics import Audit, audit, pictures
-from ddeq_fast.training import load_data, load_model, make_task, read_config
 from ddeq_fast.training.run import AUDIT_FILE, AUDIT_PICTURE
 from ddeq_fast.utils import console, tree
 from ddeq_fast.utils.files import write_atomically
-from ddeq_fast.utils.validation import check_integer, choose_device
+from ddeq_fast.utils.validation import check_integer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=int, default=64, metavar="N", help="held-out clouds, evenly chosen (default: %(default)s)"
     )
-    parser.add_argument(
-        "--checkpoint", choices=("last", "best"), default="last", help="which weights (default: %(default)s)"
-    )
+    arguments.add_checkpoint(parser)
     parser.add_argument(
         "--starts", type=int, default=3, metavar="N", help="further starts of a solve (default: %(default)s)"
     )
@@ -43,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_integer("samples", options.samples)
     out = options.folder if options.out is None else options.out
-    config = read_config(options.folder)
-    torch.set_num_threads(config.threads)
-    device = choose_device(options.device)
-    dataset, task = load_data(config), make_task(config)
-    model = load_model(options.folder, options.checkpoint, dataset).to(device)
+    _, dataset, task, model, device = trained.load(options.folder, options)
     out.mkdir(parents=True, exist_ok=True)
     count = min(options.samples, len(dataset.test))
     batch = dataset.test.batch(torch.arange(count) * len(dataset.test) // count)

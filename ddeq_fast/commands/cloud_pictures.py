@@ -1,4 +1,7 @@
-"""Pictures of a cloud on its way to a target: a PNG of some moments, or a GIF. Needs matplotlib."""
+"""Pictures of a cloud on its way to a target, a PNG of some moments or a GIF, and of a completed one.
+
+They need matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.optional import require
 
 ENDINGS = (".png", ".gif")
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
 # Points drawn of each cloud: more are a solid patch.
 SHOWN = 6000
 _MOMENTS = {".png": (0.0, 0.02, 0.06, 0.2, 1.0), ".gif": tuple((i / 40) ** 2 for i in range(41))}
@@ -38,6 +43,18 @@ def draw(path: Path, frames: dict[int, Tensor], target: Tensor, history: list[tu
         _panels(chosen, target, history, path)
 
 
+def draw_completion(path: Path, partial: Tensor, new: Tensor) -> None:
+    """Write a PNG: a partial cloud (n, d), and beside it the same with its new points (k, d) in another colour."""
+    plane = view(partial)
+    old, added = seen(partial, plane), seen(new, plane)
+    figure, ((left, right),) = drawing.figure(1, 2, 7, 3.8)
+    limits = _limits(torch.cat((old, added)), room=0.55)
+    _scatter(left, old, limits, f"partial: {len(partial):,} points", _BLUE)
+    _scatter(right, old, limits, f"completed: {len(partial) + len(new):,} points", _BLUE)
+    _scatter(right, added, limits, None, _ORANGE)
+    drawing.write_png(figure, path)
+
+
 def view(target: Tensor) -> Tensor:
     """The plane that pictures are projected to, (d, 2) orthonormal columns.
 
@@ -61,15 +78,17 @@ def _some(points: Tensor) -> Tensor:
     return points[:: -(-len(points) // SHOWN)].cpu()
 
 
-def _scatter(axis, shown: Tensor, limits, title: str, colour: str) -> None:
+def _scatter(axis, shown: Tensor, limits, title: str | None, colour: str) -> None:
     size = min(12.0, max(1.5, 4000 / len(shown)))  # few points are not to be dust, nor many a blot
     axis.scatter(*shown.unbind(1), s=size, color=colour, alpha=0.5, linewidths=0)
-    axis.set(title=title, xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
+    axis.set(xlim=limits[0], ylim=limits[1], xticks=[], yticks=[], aspect="equal")
+    if title is not None:
+        axis.set_title(title)
 
 
-def _limits(target: Tensor) -> list[tuple[float, float]]:
-    """A square about the target with room for the particles' start."""
-    middle, half = (target.amax(0) + target.amin(0)) / 2, 0.75 * float((target.amax(0) - target.amin(0)).max())
+def _limits(target: Tensor, room: float = 0.75) -> list[tuple[float, float]]:
+    """A square about the target, that many times as wide to each side: with room for the particles' start."""
+    middle, half = (target.amax(0) + target.amin(0)) / 2, room * float((target.amax(0) - target.amin(0)).max())
     return [(float(centre) - half, float(centre) + half) for centre in middle]
 
 
@@ -77,9 +96,9 @@ def _panels(frames, target, history, path: Path) -> None:
     figure, ((*places, last, curve),) = drawing.figure(1, len(frames) + 2, 2.6 * (len(frames) + 2), 2.9)
     limits = _limits(target)
     for axis, (step, points) in zip(places, frames, strict=True):
-        _scatter(axis, points, limits, f"step {step}", "#0072B2")
-    _scatter(last, target, limits, "target", "#D55E00")
-    curve.loglog([max(step, 1) for step, _ in history], [value for _, value in history], color="#0072B2")
+        _scatter(axis, points, limits, f"step {step}", _BLUE)
+    _scatter(last, target, limits, "target", _ORANGE)
+    curve.loglog([max(step, 1) for step, _ in history], [value for _, value in history], color=_BLUE)
     curve.set(title="MMD", xlabel="step")
     curve.grid(alpha=0.3)
     drawing.write_png(figure, path)
@@ -92,7 +111,7 @@ def _animation(frames, target) -> bytes:
     limits, images = _limits(target), []
     for step, points in frames:
         figure, ((axis,),) = drawing.figure(1, 1, 4, 4.2)
-        _scatter(axis, points, limits, f"step {step}", "#0072B2")
+        _scatter(axis, points, limits, f"step {step}", _BLUE)
         figure.canvas.draw()
         images.append(Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba()))
     images = [image.convert("RGB").quantize(64) for image in images]

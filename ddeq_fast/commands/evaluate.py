@@ -5,33 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 
-import torch
-
-from ddeq_fast.commands import arguments
-from ddeq_fast.training import evaluate, load_data, load_model, make_task, read_config
+from ddeq_fast.commands import arguments, trained
+from ddeq_fast.training import evaluate
 from ddeq_fast.training.metrics import table
 from ddeq_fast.utils import console
-from ddeq_fast.utils.validation import choose_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     arguments.add_run_folder(parser)
-    parser.add_argument(
-        "--checkpoint", choices=("last", "best"), default="last", help="which weights (default: %(default)s)"
-    )
+    arguments.add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments.add_device(parser, "auto")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    config = read_config(options.folder)
-    torch.set_num_threads(config.threads)
-    device = choose_device(options.device)
-    dataset = load_data(config)
-    model = load_model(options.folder, options.checkpoint, dataset).to(device)
-    metrics = evaluate(make_task(config), model, dataset.test, device)
+    found = trained.load(options.folder, options)
+    metrics = evaluate(found.task, found.model, found.dataset.test, found.device)
     if options.json:
         described = {"run": str(options.folder), "checkpoint": options.checkpoint, **metrics}
         console.say(json.dumps(described), result=True)

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from ddeq_fast.commands import arguments, cloud_pictures
 from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
-from ddeq_fast.data.files import load_points, write_points
+from ddeq_fast.data.files import WRITTEN, load_points, write_points
 from ddeq_fast.utils import console, drawing, files, locks
 from ddeq_fast.utils.signals import stop_on_signal
 from ddeq_fast.utils.units import duration
 from ddeq_fast.utils.validation import check_integer, choose_device
-
-OUTPUTS = (".npy", ".ply", ".xyz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=Path, required=True, metavar="FILE", help="cloud: .npy, .npz, .ply, .off, .xyz, .csv"
     )
     files_group.add_argument(
-        "--out", type=Path, default=Path("flow.npy"), metavar="FILE", help=".npy, .ply or .xyz (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("flow.npy"),
+        metavar="FILE",
+        help=".npy, .npz, .ply or .xyz (default: %(default)s)",
     )
     files_group.add_argument("--picture", type=Path, metavar="FILE", help="draw the way there: .png or .gif")
     files_group.add_argument(
@@ -93,9 +95,9 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings(**{item.name: getattr(options, item.name) for item in fields(Settings)})
     target, out, picture = options.target, options.out, options.picture
     check_integer("checkpoint-every", options.checkpoint_every, low=0)
-    _check_output("out", out, OUTPUTS, target)
+    arguments.check_output("out", out, WRITTEN, target, "target")
     if picture is not None:
-        _check_output("picture", picture, cloud_pictures.ENDINGS, target)
+        arguments.check_output("picture", picture, cloud_pictures.ENDINGS, target, "target")
         drawing.load_matplotlib()
     cloud = load_points(target)
     if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
@@ -166,18 +168,6 @@ def _finish(flow: CloudFlow, cloud: Tensor, out: Path, picture: Path | None, che
     checkpoint.unlink(missing_ok=True)  # only now: a kill on the way here is resumed
     console.say(f"{_progress(flow)}; wrote {wrote}")
     return 0
-
-
-def _check_output(option: str, path: Path, endings: tuple[str, ...], target: Path) -> None:
-    """Before hours of work, not after: an output that cannot be written, or would overwrite the target."""
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"--{option} must end in one of {', '.join(endings)}, got {path}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} for --{option} {path.name}")
-    if path.is_dir():
-        raise IsADirectoryError(f"--{option} {path} is a folder")
-    if path.exists() and target.exists() and path.samefile(target):
-        raise ValueError(f"--{option} {path} is the target")
 
 
 def _summary(flow: CloudFlow, target: Path) -> str:

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train", "train a classifier or a completer of point clouds"),
     "eval": ("evaluate", "results of a trained model on held-out clouds"),
     "audit": ("audit", "whether the equilibria of a trained model matter, and are distributions"),
+    "complete": ("complete", "complete a cloud of your own with a trained model"),
     "gallery": ("gallery", "a page (HTML) of a run: results, curves, pictures, settings"),
     "flow": ("flow", "move random particles onto a target cloud"),
     "explain": ("explain", "which backend takes clouds of given sizes, and why"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.data.formats.arrays import npy_bytes, read_array
+from ddeq_fast.data.formats.arrays import npy_bytes, npz_bytes, read_array
 from ddeq_fast.data.formats.off import read_vertices
 from ddeq_fast.data.formats.ply import ply_bytes, read_ply
 from ddeq_fast.data.formats.precision import keeps
@@ -24,22 +24,26 @@ class Format(NamedTuple):
     """How files of one ending are read and written.
 
     read: the array (n, d) of a file, of any real dtype; errors name the file. write: what a file of an array (n, d),
-    float32 or float64, holds; ValueError if it cannot hold it. None for a format that is only read.
+    float32 or float64, holds; ValueError if it cannot hold it. None for a format that is only read. beside: whether
+    `write` takes further arrays by name.
     """
 
     read: Callable[[Path], np.ndarray]
-    write: Callable[[np.ndarray], bytes] | None = None
+    write: Callable[..., bytes] | None = None
+    beside: bool = False
 
 
 FORMATS = {
     ".npy": Format(read_array, npy_bytes),
-    ".npz": Format(read_array),
+    ".npz": Format(read_array, npz_bytes, beside=True),
     ".ply": Format(read_ply, ply_bytes),
     ".off": Format(read_vertices),
     ".xyz": Format(read_text, text_bytes),
     ".txt": Format(read_text),
     ".csv": Format(read_text),
 }
+# Endings of the formats that are written too.
+WRITTEN = tuple(ending for ending, kind in FORMATS.items() if kind.write is not None)
 
 
 def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Tensor:
@@ -69,9 +73,7 @@ def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
             dimension, not finite in float32, too large for the memory, packed to less than a hundredth of more than 16
             MiB (unpack such a file by hand); a bad dtype.
     """
-    path = check_path("path", path)
-    if dtype is not None and dtype is not torch.float32 and dtype is not torch.float64:
-        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+    path, dtype = check_path("path", path), _check_dtype(dtype)
     ending = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     if ending.lower() not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
@@ -89,23 +91,30 @@ def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
         raise ValueError(f"{path} does not fit into the memory") from error
 
 
-def write_points(path: str | os.PathLike[str], points: Tensor) -> None:
-    """Write a cloud in the format that the file's name says: .npy, .ply (binary, d = 2 or 3) or .xyz.
+def write_points(
+    path: str | os.PathLike[str],
+    points: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    beside: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a cloud in the format that the file's name says: .npy, .npz, .ply (binary, d = 2 or 3) or .xyz.
 
-    It is written in float32, or in float64 where `load_points` would read it so: `load_points` gives back the same
-    points, rounded to float32 if that keeps the cloud. Endings may be in capitals. The file is replaced whole or not at
-    all.
+    Endings may be in capitals. The file is replaced whole or not at all.
 
     Args:
         path: of the file.
         points: (n, d), floating-point, on any device.
+        dtype: of the file, torch.float32 or torch.float64; None for float32, or float64 where `load_points` would read
+            it so: `load_points` gives back the same points, rounded to float32 if that keeps the cloud.
+        beside: further tensors of a .npz file by their names, none of them "points"; no other format holds any.
 
     Raises:
         TypeError, ValueError: `points` is no cloud finite in float32, or does not go into a file of that name; a path
-            that is none.
+            that is none; a bad dtype or tensor beside.
         FileNotFoundError: there is no folder for it.
     """
-    path = check_path("path", path)
+    path, dtype = check_path("path", path), _check_dtype(dtype)
     if check_cloud("points", points).dim() != 2:
         raise ValueError(f"points must have shape (n, d), got {tuple(points.shape)}")
     if points.is_meta:
@@ -114,14 +123,34 @@ def write_points(path: str | os.PathLike[str], points: Tensor) -> None:
     rounded, wide = points.float().numpy(), points.double().numpy()
     if not np.isfinite(rounded).all():
         raise ValueError("points must be finite in float32")
-    write = FORMATS[path.suffix.lower()].write if path.suffix.lower() in FORMATS else None
-    if write is None:
-        written = ", ".join(ending for ending, kind in FORMATS.items() if kind.write is not None)
-        raise ValueError(f"path must end in one of {written}, got {path}")
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None or kind.write is None:
+        raise ValueError(f"path must end in one of {', '.join(WRITTEN)}, got {path}")
+    more = _beside(beside, path, kind)
+    single = keeps(rounded, wide) if dtype is None else dtype == torch.float32
     try:
-        content = write(rounded if keeps(rounded, wide) else wide)
+        content = kind.write(rounded if single else wide, **more)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     write_atomically(path, content)
+
+
+def _beside(beside: Mapping[str, Tensor] | None, path: Path, kind: Format) -> dict[str, np.ndarray]:
+    """Arrays to be written beside the points, by name."""
+    given = {} if beside is None else dict(beside)
+    if given and not kind.beside:
+        raise ValueError(f"beside must be None for a {path.suffix.lower()} file, got {', '.join(given)}")
+    for name, tensor in given.items():
+        if not isinstance(name, str) or name in ("points", "file"):
+            raise ValueError(f"beside must have other names than {name!r}")
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"beside[{name!r}] must be a torch.Tensor, got {type(tensor).__name__}")
+    return {name: tensor.detach().cpu().numpy() for name, tensor in given.items()}
+
+
+def _check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and dtype is not torch.float32 and dtype is not torch.float64:
+        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+    return dtype

@@ -109,7 +109,7 @@ class CompletionTask(Task):
         draws = [generator(seed, EVALUATION, i) for i in batch.indices.tolist()] if step is None else []
         clouds = self._observed(batch.clouds, step, draws)
         missing = missing_points(clouds.weights, self.config.growth)
-        return Partial(clouds, batch.clouds, self._noise(clouds.points, missing, step, draws))
+        return Partial(clouds, batch.clouds, self.noise(clouds.points, missing, step, draws))
 
     def _observed(self, whole: PointClouds, step: int | None, draws: list[torch.Generator]) -> PointClouds:
         """The observed parts of clouds, drawn together in this step, or, for step None, each by its own generator."""
@@ -122,8 +122,11 @@ class CompletionTask(Task):
                 observed[i, :n] = removal(whole.points[i, :n], draw)
         return compact(whole.points, whole.weights * observed)
 
-    def _noise(self, like: Tensor, missing: Tensor, step: int | None, draws: list[torch.Generator]) -> Tensor:
-        """Where `missing` (B,) new points of each cloud start, (B, n, d), standard normal; drawn as in `_observed`."""
+    def noise(self, like: Tensor, missing: Tensor, step: int | None, draws: list[torch.Generator]) -> Tensor:
+        """Where `missing` (B,) new points of each cloud `like` (B, m, d) start, (B, n, d), standard normal.
+
+        Drawn together in this step, or, for step None, each by its own generator; of even starts nothing is drawn.
+        """
         noise = like.new_zeros(len(missing), int(missing.max()), like.shape[2])
         if self.config.start == "even":
             return spread_normal(*noise.shape[1:]).to(noise).expand_as(noise)

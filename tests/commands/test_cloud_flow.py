@@ -159,7 +159,7 @@ def test_ctrl_c_saves_and_resume_continues(target, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--out", "flow.stl"], "--out must end in one of .npy, .ply, .xyz, got flow.stl"),
+        (["--out", "flow.stl"], "--out must end in one of .npy, .npz, .ply, .xyz, got flow.stl"),
         (["--out", "nowhere/flow.npy"], "there is no folder nowhere for --out flow.npy"),
         (["--picture", "flow.jpg"], "--picture must end in one of .png, .gif, got flow.jpg"),
         (["--resume", "--out", "none.npy"], "no checkpoint at none.npy.checkpoint"),

@@ -255,6 +255,32 @@ def test_damaged_numpy_files_are_named(tmp_path, write):
             load_points(path)
 
 
+def test_a_dtype_and_tensors_beside(tmp_path):
+    """A file may hold more digits than it must, or fewer, and an archive further tensors by name."""
+    points = torch.from_numpy(POINTS).double() + 1e-9
+    for ending in (".npy", ".npz", ".ply", ".xyz"):
+        path = tmp_path / f"a{ending}"
+        write_points(path, points, dtype=torch.float64)
+        assert torch.equal(load_points(path, torch.float64), points)
+        write_points(path, points, dtype=torch.float32)
+        assert torch.equal(load_points(path, torch.float64).float(), points.float())
+        with pytest.raises(
+            ValueError, match=r"^dtype must be torch\.float32, torch\.float64 or None, got torch\.int64$"
+        ):
+            write_points(path, points, dtype=torch.int64)
+        if ending != ".npz":
+            with pytest.raises(ValueError, match=rf"^beside must be None for a \{ending} file, got weights$"):
+                write_points(path, points, beside={"weights": points[:, 0]})
+    weights = torch.arange(len(points))
+    write_points(tmp_path / "a.npz", points.float(), beside={"weights": weights})
+    assert torch.equal(load_points(tmp_path / "a.npz"), points.float())
+    assert np.array_equal(np.load(tmp_path / "a.npz")["weights"], weights)
+    with pytest.raises(ValueError, match=r"^beside must have other names than 'points'$"):
+        write_points(tmp_path / "a.npz", points, beside={"points": points})
+    with pytest.raises(TypeError, match=r"^beside\['weights'\] must be a torch\.Tensor, got list$"):
+        write_points(tmp_path / "a.npz", points, beside={"weights": [1.0]})
+
+
 def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.ply"
     write_points(path, torch.from_numpy(POINTS))
@@ -265,7 +291,7 @@ def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
         write_points(path, torch.full((2, 3), torch.nan))
     with pytest.raises(ValueError, match=r"^points must have shape \(n, d\), got \(1, 2, 3\)$"):
         write_points(path, torch.zeros(1, 2, 3))
-    with pytest.raises(ValueError, match=r"^path must end in one of \.npy, \.ply, \.xyz, got .*a\.obj$"):
+    with pytest.raises(ValueError, match=r"^path must end in one of \.npy, \.npz, \.ply, \.xyz, got .*a\.obj$"):
         write_points(tmp_path / "a.obj", torch.zeros(2, 3))
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write a\.npy to$"):
         write_points(tmp_path / "nowhere" / "a.npy", torch.zeros(2, 3))

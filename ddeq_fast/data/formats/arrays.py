@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,13 @@ def npy_bytes(array: np.ndarray) -> bytes:
     """A .npy file of an array."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npz_bytes(array: np.ndarray, **beside: Any) -> bytes:
+    """A .npz file of an array called points, and of other arrays by their names."""
+    buffer = io.BytesIO()
+    np.savez(buffer, points=array, **beside)
     return buffer.getvalue()
 
 
