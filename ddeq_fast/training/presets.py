@@ -57,7 +57,7 @@ PRESETS = {
             "dim_lift": 32,
             "dim_hidden": 256,
             "tol": 1e-2,
-            "jacobian": 0.05,
+            "jacobian": 0.3,
             "batch_size": 32,
             "batching": "by-length",
             "warmup": 200,
