@@ -145,7 +145,11 @@ FAULTS = [
     ("a.xyz", "1 2 3\n1 -1e39 3\n", r"a\.xyz, line 2: '-1e39' is not finite in float32$"),
     ("a.off", "OFF\n2 0 0\n1 2 3\n1 1e300 3\n", r"a\.off, line 4: '1e300' is not finite in float32$"),
     ("a.xyz.gz", gzip.compress(b"1 2 3\n", mtime=0)[:-5], r"a\.xyz\.gz is no whole gzip file"),
-    ("a.dat", "1 2 3\n", r"^path must end in one of \.npy, \.npz, \.ply, \.off, \.xyz, \.txt, \.csv, got .*a\.dat$"),
+    (
+        "a.dat",
+        "1 2 3\n",
+        r"^path must end in one of \.npy, \.npz, \.ply, \.off, \.obj, \.xyz, \.txt, \.csv, got .*a\.dat$",
+    ),
     ("a.off", "", r"a\.off is empty$"),
     ("a.off", "# only\n", r"a\.off holds nothing but comments$"),
     ("a.off", "OFF\n", r"a\.off is truncated: it ends after OFF$"),
