@@ -15,13 +15,13 @@ class Mesh(NamedTuple):
     triangles: np.ndarray
 
 
-def cut(polygons: Sequence[Sequence[int]]) -> np.ndarray:
-    """Triangles (m, 3), int64, of polygons of any sizes, around the first corner of each; edges have none."""
+def cut(polygons: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
+    """Triangles (m, 3), int64, of polygons around their first corners: of one size, an array (p, size), or any.
+
+    Points and edges have none.
+    """
+    if isinstance(polygons, np.ndarray):
+        cuts = [[0, i, i + 1] for i in range(1, polygons.shape[1] - 1)]
+        return polygons[:, np.array(cuts, np.int64).reshape(-1, 3)].reshape(-1, 3).astype(np.int64)
     fans = [(corners[0], corners[i], corners[i + 1]) for corners in polygons for i in range(1, len(corners) - 1)]
     return np.array(fans, np.int64).reshape(-1, 3)
-
-
-def cut_alike(corners: np.ndarray) -> np.ndarray:
-    """The same of polygons of one size, (p, size)."""
-    cuts = [[0, i, i + 1] for i in range(1, corners.shape[1] - 1)]
-    return corners[:, np.array(cuts, np.int64).reshape(-1, 3)].reshape(-1, 3).astype(np.int64)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddeq_fast.data.formats.mesh import Mesh, cut, cut_alike
+from ddeq_fast.data.formats.mesh import Mesh, cut
 from ddeq_fast.data.formats.reading import read_lines
 from ddeq_fast.data.formats.table import parse_table
 
@@ -112,7 +112,7 @@ class _Reader:
             table = np.empty((0, 0))
         size, corners = table.shape[1] - 1, table[:, 1:]
         if size > 0 and (table[:, 0] == size).all() and corners.min() >= 0 and corners.max() < vertices:
-            return cut_alike(corners)
+            return cut(corners)
         return cut([self._corners(number, vertices) for number in body])
 
     def _corners(self, number: int, vertices: int) -> list[int]:

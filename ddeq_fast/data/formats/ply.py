@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddeq_fast.data.formats.mesh import Mesh, cut, cut_alike
+from ddeq_fast.data.formats.mesh import Mesh, cut
 from ddeq_fast.data.formats.ply_body import Body, Element, Wanted, binary_body, text_body
 from ddeq_fast.data.formats.reading import read_bytes, split_lines, unmarked
 
@@ -47,14 +47,13 @@ def read_mesh(path: Path) -> Mesh:
         return Mesh(vertices, np.empty((0, 3), np.int64))
     if vertices.shape[1] != 3:
         raise ValueError(f"{path} has faces, but points in {vertices.shape[1]} dimensions")
-    alike = isinstance(polygons, np.ndarray)
     corners = polygons.ravel() if isinstance(polygons, np.ndarray) else np.array([*chain(*polygons)], np.int64)
     wrong = (corners < 0) | (corners >= len(vertices))
     if wrong.any():
         raise ValueError(
             f"{path}: corners of a face must be from 0 to {len(vertices) - 1}, got {corners[wrong.argmax()]}"
         )
-    return Mesh(vertices, cut_alike(polygons) if alike else cut(polygons))
+    return Mesh(vertices, cut(polygons))
 
 
 def _read(path: Path, faces: bool) -> Body:

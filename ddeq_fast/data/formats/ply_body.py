@@ -194,7 +194,7 @@ class _Body:
         coordinates = np.empty((count, len(axes)))
         for column, axis in enumerate(axes):
             coordinates[:, column] = table[f"scalar {axis}"]
-        lists = [] if wanted is None else table[f"list {wanted}"].astype(np.int64)
+        lists: np.ndarray | list[list[int]] = [] if wanted is None else table[f"list {wanted}"].astype(np.int64)
         return _Records(coordinates, lists, count, start + count * record.itemsize)
 
     def _first_lengths(self, start: int, element: Element) -> dict[str, int] | None:
