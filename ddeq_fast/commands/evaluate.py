@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ddeq_fast.commands import arguments
-from ddeq_fast.training import evaluate, load_data, load_model, make_task, read_config
-from ddeq_fast.training.metrics import table
+from ddeq_fast.training import load_data, load_model, make_task, measure_split, read_config
+from ddeq_fast.training.metrics import BALANCED, METRICS, Groups, by_group, combine, table
 from ddeq_fast.utils import console
 from ddeq_fast.utils.validation import choose_device
 
@@ -31,13 +32,35 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
     dataset = load_data(config)
     model = load_model(options.folder, options.checkpoint, dataset).to(device)
-    metrics = evaluate(make_task(config), model, dataset.test, device)
+    parts = measure_split(make_task(config, dataset), model, dataset.test, device)
+    metrics, groups = combine(parts), by_group(parts, BALANCED)
+    classes = _by_name(groups, dataset.names) if groups and dataset.names else {}
     if options.json:
         described = {"run": str(options.folder), "checkpoint": options.checkpoint, **metrics}
-        console.say(json.dumps(described), result=True)
+        console.say(json.dumps(described | ({"classes": classes} if classes else {})), result=True)
     else:
         show(metrics)
+        _show_classes(classes)
     return 0
+
+
+def _by_name(groups: Groups, names: Sequence[str]) -> dict[str, dict]:
+    """accuracy and number of held-out clouds of each class; no accuracy where there are none."""
+    found = {}
+    for label, name in enumerate(names):
+        hits, clouds = groups.get(label, (0.0, 0))
+        found[name] = {"accuracy": hits / clouds if clouds else None, "clouds": clouds}
+    return found
+
+
+def _show_classes(classes: Mapping[str, Mapping]) -> None:
+    """Print a line a class."""
+    if classes:
+        console.say("accuracy of the classes, and how many of their clouds are held out:")
+    width = max(map(len, classes), default=0)
+    for name, found in classes.items():
+        text = "" if found["accuracy"] is None else METRICS["accuracy"].text(found["accuracy"])
+        console.say(f"  {name:{width}s} {text:>8s} {found['clouds']:6d}")
 
 
 def show(metrics: dict) -> None:

@@ -158,6 +158,11 @@ class Config:
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
 
+    class_weights: str = _optimisation(
+        "none",
+        "weights of classes in the loss of classification: none, or balanced, as if all were equally frequent",
+        choices=("none", "balanced"),
+    )
     chamfer: float = _optimisation(
         0.0, "weight of the Chamfer distance in the loss of completion, beside squared MMD", low=0.0
     )
