@@ -78,4 +78,17 @@ for _size in SIZES:
 register("folder", load_folder)
 register("npz", load_archive)
 
-__all__ = ["Batch", "Dataset", "Split", "load", "load_mesh", "load_points", "names", "register", "write_points"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Split",
+    "load",
+    "load_archive",
+    "load_folder",
+    "load_mesh",
+    "load_modelnet",
+    "load_points",
+    "names",
+    "register",
+    "write_points",
+]
