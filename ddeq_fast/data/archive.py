@@ -90,12 +90,14 @@ def _names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | No
     """Names of the classes, if the file has any."""
     if "classes" not in arrays:
         return None
-    names = arrays["classes"]
-    if names.dtype.kind != "U" or names.ndim != 1 or len({*names.tolist()}) < len(names):
-        raise ValueError(
-            f"{path}: classes must be different texts (C,), got {names.dtype} {names.shape} {names.tolist()!r:.60}"
-        )
-    return tuple(names.tolist())
+    array = arrays["classes"]
+    try:
+        names = tuple(array.tolist()) if array.dtype.kind == "U" and array.ndim == 1 else ()
+    except ValueError as error:  # numbers that are no characters
+        raise ValueError(f"{path}: classes: {error}") from error
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"{path}: classes must be different texts (C,), got {array.dtype} {array.shape} {names!r:.60}")
+    return names
 
 
 def _integers(path: Path, arrays: Mapping[str, np.ndarray], name: str, low: int, high: int) -> Tensor:

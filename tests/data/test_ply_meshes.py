@@ -85,7 +85,7 @@ def test_faces_that_are_refused(tmp_path, form, case):
 
 def test_corners_that_are_no_numbers_are_named_with_their_line(tmp_path):
     path = tmp_path / "a.ply"
-    path.write_bytes(content("ascii", [["0", "1.5", "2"]], VERTICES + faces(1)))
+    path.write_bytes(content("ascii", [[0, 1, 2]], VERTICES + faces(1)).replace(b"7 3 0 1 2", b"7 3 0 1.5 2"))
     with pytest.raises(
         ValueError, match=r"a\.ply, line 15: corners of a face are numbers of vertices, got '0 1\.5 2'$"
     ):
