@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ddeq_fast.commands import main as cli
 from ddeq_fast.data.dataset import Dataset, Split
+from ddeq_fast.solvers import quiet
 from ddeq_fast.training import Config, Trainer, load_data, make_task
 from ddeq_fast.training.tasks import Labelled
 
@@ -57,7 +58,7 @@ def test_weights_change_the_training(uneven, small, tmp_path):
 def test_balanced_accuracy_does_not_depend_on_the_batches(uneven, small, tmp_path):
     trainer = Trainer(small(epochs=1), tmp_path / "run", uneven)
     found = trainer.fit(progress=False)["balanced_accuracy"]
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         batch = uneven.test.batch(torch.arange(3))
         hits = trainer.model.eval()(*batch.clouds).logits.argmax(1) == batch.labels
     assert found == pytest.approx(hits.double().mean().item())
