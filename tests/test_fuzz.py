@@ -349,6 +349,8 @@ PUBLIC = [
     Case("to_unit_ball", sampling.to_unit_ball, {"points": CLOUD[0]}),
     Case("data.register", data.register, {"name": "fuzzed", "loader": abs}),
     Case("data.load", lambda name: data.load(name), {"name": "digits"}, name="choice"),
+    Case("to_unit_box", sampling.to_unit_box, {"points": CLOUD[0]}),
+    Case("load_mesh", files.load_mesh, {"path": "missing.obj"}),
     Case("load_points", files.load_points, {"path": "missing.npy"}, dtype="dtype"),
     Case("backends.get", lambda backend: backends.get(backend), {"backend": "dense"}),
     Case("backends.set_memory_budget", backends.set_memory_budget, {"size": "1G"}, size="budget"),
@@ -356,7 +358,8 @@ PUBLIC = [
 
 CALLS = [(case, argument, value) for case in PUBLIC for argument, value in case.calls()]
 # With right arguments these look for a file, or make a name known for good.
-UNTRIED = {"load_points", "solvers.register", "gradients.register", "data.register", "backends.set_memory_budget"}
+UNTRIED = {"load_points", "load_mesh", "data.register", "backends.set_memory_budget"}
+UNTRIED |= {"solvers.register", "gradients.register"}
 
 
 def test_every_parameter_has_a_kind():

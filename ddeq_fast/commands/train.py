@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     groups = {name: parser.add_argument_group(f"{name} settings") for name in GROUPS}
     for item in fields(Config):
         setting = declared(item)
+        if item.type == "bool":
+            groups[setting.group].add_argument(
+                _option(item.name),
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=setting.text.replace("%", "%%"),
+            )
+            continue
         choices, default = setting.options(), "" if item.default == "" else f" (default: {item.default})"
         groups[setting.group].add_argument(
             _option(item.name),

@@ -37,4 +37,4 @@ def load(folder: Path, options: argparse.Namespace, task: str | None = None) -> 
     device = choose_device(options.device)
     dataset = load_data(config)
     model = load_model(folder, options.checkpoint, dataset).to(device)
-    return Trained(config, dataset, make_task(config), model, device)
+    return Trained(config, dataset, make_task(config, dataset), model, device)

@@ -1,12 +1,13 @@
-"""Data sets of labelled point clouds: digits, mnist, modelnet40-s, -m and -l; others are added by `register`.
+"""Data sets of labelled point clouds: digits, mnist, modelnet40-s, -m and -l, and what people have: a folder of files,
+or a .npz file of arrays. Others are added by `register`.
 
 `load` gives a `Dataset` by name, with a training and a test `Split`, whose `order` and `batch` serve padded batches.
-Single clouds come from files by `load_points`, and go there by `write_points`.
+Single clouds come from files by `load_points`, meshes by `load_mesh`, and clouds go there by `write_points`.
 
 Every loader takes these keywords, all with defaults, and others of its own:
 
-* `root`: folder of the files (str or Path); None for mnist/ or modelnet40/ inside the folder that the environment
-  variable DDEQ_FAST_DATA names, and for data that come with a library;
+* `root`: folder of the files, of npz the file (str or Path); None for mnist/, modelnet40/ or folder/ inside the folder
+  that the environment variable DDEQ_FAST_DATA names, and for data that come with a library;
 * `intensity`: what becomes of the brightness of a pixel, "coordinate" (third coordinate), "weight" or "none"; of no
   effect where there are no pixels;
 * `max_points`: largest clouds (int), larger ones are cut to points drawn at random; None for whole clouds.
@@ -18,9 +19,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from ddeq_fast.data.archive import load_archive
 from ddeq_fast.data.dataset import Batch, Dataset, Split
 from ddeq_fast.data.digits import load_digits
-from ddeq_fast.data.files import load_points, write_points
+from ddeq_fast.data.files import load_mesh, load_points, write_points
+from ddeq_fast.data.folder import load_folder
 from ddeq_fast.data.mnist import load_mnist
 from ddeq_fast.data.modelnet import SIZES, load_modelnet
 from ddeq_fast.utils.options import check_options
@@ -72,5 +75,20 @@ register("digits", load_digits)
 register("mnist", load_mnist)
 for _size in SIZES:
     register(f"modelnet40-{_size}", functools.partial(load_modelnet, size=_size))
+register("folder", load_folder)
+register("npz", load_archive)
 
-__all__ = ["Batch", "Dataset", "Split", "load", "load_points", "names", "register", "write_points"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Split",
+    "load",
+    "load_archive",
+    "load_folder",
+    "load_mesh",
+    "load_modelnet",
+    "load_points",
+    "names",
+    "register",
+    "write_points",
+]

@@ -17,9 +17,12 @@ from ddeq_fast.utils.validation import (
     check_flag,
     check_integer,
     check_nonnegative,
+    check_number,
     check_some_left,
 )
 
+# Share of each class to test on, of data without parts.
+TEST_SHARE = 0.2
 _WINDOW = 16  # batches that are sorted by size together: more waste less, fewer mix better
 
 
@@ -160,9 +163,11 @@ class Dataset:
         dim: of the points.
         classes: how many labels there are; they count from 0.
         train, test: clouds and labels.
+        names: of the classes, if they have any.
 
     Raises:
-        TypeError, ValueError: splits that are none, points of another dimension, a label that is no class.
+        TypeError, ValueError: splits that are none, points of another dimension, a label that is no class, names that
+        are no tuple of as many different strings.
     """
 
     name: str
@@ -170,12 +175,18 @@ class Dataset:
     classes: int
     train: Split
     test: Split
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         check_integer("dim", self.dim)
         check_integer("classes", self.classes)
+        if self.names is not None:
+            if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
+                raise TypeError(f"names must be a tuple of strings, got {self.names!r:.60}")
+            if len({*self.names}) != self.classes or len(self.names) != self.classes:
+                raise ValueError(f"names must be {self.classes} different ones, got {self.names!r:.60}")
         for name, split in (("train", self.train), ("test", self.test)):
             if not isinstance(split, Split):
                 raise TypeError(f"{name} must be a Split, got {type(split).__name__}")
@@ -183,6 +194,22 @@ class Dataset:
                 raise ValueError(f"{name} must hold points in dimension {self.dim}, got {split.points[0].shape[1]}")
             if int(split.labels.max()) >= self.classes:
                 raise ValueError(f"{name} must have labels below {self.classes}, got {int(split.labels.max())}")
+
+
+def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
+    """A mask (N,) of samples to test on: that share of each class, drawn at random, rounded to whole ones.
+
+    At least one of a class is held out, and at least one left to train on; of a class of one it is left.
+
+    Raises TypeError, ValueError: a share outside (0, 1), a bad seed.
+    """
+    check_number("test_share", share, high=1.0)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        places = (labels == label).nonzero()[:, 0]
+        number = min(max(1, round(share * len(places))), len(places) - 1)
+        chosen[places[torch.randperm(len(places), generator=generator(seed, label))[:number]]] = True
+    return chosen
 
 
 def generator(*seeds: int) -> torch.Generator:

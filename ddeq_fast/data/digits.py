@@ -54,4 +54,5 @@ def load_digits(
             seeds=(seed, stream),
         )
         splits.append(Split(points, weights, labels[part]))
-    return Dataset("digits", dim, 10, *splits)
+    train, test = splits
+    return Dataset("digits", dim, 10, train, test)

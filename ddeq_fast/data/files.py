@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddeq_fast.data.formats import obj, off, ply
 from ddeq_fast.data.formats.arrays import npy_bytes, npz_bytes, read_array
-from ddeq_fast.data.formats.off import read_vertices
-from ddeq_fast.data.formats.ply import ply_bytes, read_ply
+from ddeq_fast.data.formats.mesh import Mesh
 from ddeq_fast.data.formats.precision import keeps
 from ddeq_fast.data.formats.text import read_text, text_bytes
 from ddeq_fast.utils.files import write_atomically
@@ -24,26 +24,30 @@ class Format(NamedTuple):
     """How files of one ending are read and written.
 
     read: the array (n, d) of a file, of any real dtype; errors name the file. write: what a file of an array (n, d),
-    float32 or float64, holds; ValueError if it cannot hold it. None for a format that is only read. beside: whether
-    `write` takes further arrays by name.
+    float32 or float64, holds; ValueError if it cannot hold it. None for a format that is only read. mesh: points with
+    triangles, of formats that have faces. beside: whether `write` takes further arrays by name.
     """
 
     read: Callable[[Path], np.ndarray]
     write: Callable[..., bytes] | None = None
+    mesh: Callable[[Path], Mesh] | None = None
     beside: bool = False
 
 
 FORMATS = {
     ".npy": Format(read_array, npy_bytes),
     ".npz": Format(read_array, npz_bytes, beside=True),
-    ".ply": Format(read_ply, ply_bytes),
-    ".off": Format(read_vertices),
+    ".ply": Format(ply.read_ply, ply.ply_bytes, ply.read_mesh),
+    ".off": Format(off.read_vertices, mesh=off.read_mesh),
+    ".obj": Format(obj.read_vertices, mesh=obj.read_mesh),
     ".xyz": Format(read_text, text_bytes),
     ".txt": Format(read_text),
     ".csv": Format(read_text),
 }
 # Endings of the formats that are written too.
 WRITTEN = tuple(ending for ending, kind in FORMATS.items() if kind.write is not None)
+
+_NO_FACES = np.empty((0, 3), np.int64)
 
 
 def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Tensor:
@@ -52,6 +56,7 @@ def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
     * .npy: an array (n, d) of numbers; .npz: one such array, or the one called "points" among several;
     * .ply: the vertices, x and y and, if present, z; ASCII (a line a record) or binary;
     * .off: the vertices of the mesh; OFF, COFF, NOFF, CNOFF and these after ST, as text;
+    * .obj: the vertices of all objects and groups;
     * .xyz, .txt, .csv: a line a point, numbers between white space, commas or semicolons; comments after # or //; on
       top their number and a line of column names, plain or as a comment. Where these name x and y, those
       columns and z are taken, and others left out; otherwise every column is a coordinate.
@@ -74,21 +79,53 @@ def load_points(path: str | os.PathLike[str], dtype: torch.dtype | None = None) 
             MiB (unpack such a file by hand); a bad dtype.
     """
     path, dtype = check_path("path", path), _check_dtype(dtype)
-    ending = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
-    if ending.lower() not in FORMATS:
+    read = _format(path).read
+    points, rounded = _read(path, lambda path: Mesh(read(path), _NO_FACES))
+    array = points.vertices
+    if dtype is None:
+        dtype = torch.float32 if keeps(rounded, array) else torch.float64
+    return torch.from_numpy(rounded if dtype == torch.float32 else np.ascontiguousarray(array, np.float64))
+
+
+def load_mesh(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor]:
+    """Points (n, d), float64, of a file that `load_points` reads, and triangles (m, 3), int64, indices of points.
+
+    Polygons are cut into triangles around their first corner. There are none (m = 0) of a format, or in a file, that
+    has no faces, which is a cloud.
+
+    Raises FileNotFoundError, TypeError, ValueError: as `load_points`, and for a face that is none.
+    """
+    path = check_path("path", path)
+    kind = _format(path)
+    mesh, _ = _read(path, kind.mesh or (lambda path: Mesh(kind.read(path), _NO_FACES)))
+    return torch.from_numpy(np.ascontiguousarray(mesh.vertices, np.float64)), torch.from_numpy(mesh.triangles)
+
+
+def ending(path: Path) -> str:
+    """What a file's name says of its format: its ending in small letters, without a second one of gzip."""
+    return (path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
+
+
+def _format(path: Path) -> Format:
+    if ending(path) not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
+    return FORMATS[ending(path)]
+
+
+def _read(path: Path, read: Callable[[Path], Mesh]) -> tuple[Mesh, np.ndarray]:
+    """(what `read` makes of a file, its points in float32); ValueError if these are not finite, or it is too large."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # told below, with the place
-            array = FORMATS[ending.lower()].read(path)
-            rounded = np.ascontiguousarray(array, np.float32)
-        if not np.isfinite(rounded).all():
-            row = int((~np.isfinite(rounded)).any(1).argmax())
-            raise ValueError(f"{path}: point {row} (the first is 0) is not finite in float32: {array[row].tolist()}")
-        if dtype is None:
-            dtype = torch.float32 if keeps(rounded, array) else torch.float64
-        return torch.from_numpy(rounded if dtype == torch.float32 else np.ascontiguousarray(array, np.float64))
+            mesh = read(path)
+            rounded = np.ascontiguousarray(mesh.vertices, np.float32)
+            finite = np.isfinite(rounded)
     except MemoryError as error:
         raise ValueError(f"{path} does not fit into the memory") from error
+    if not finite.all():
+        row = int((~finite).any(1).argmax())
+        given = mesh.vertices[row].tolist()
+        raise ValueError(f"{path}: point {row} (the first is 0) is not finite in float32: {given}")
+    return mesh, rounded
 
 
 def write_points(

@@ -61,7 +61,8 @@ def load_mnist(
             pixels, centre=_CENTRE, scale=_SCALE, intensity=intensity, max_points=max_points, seeds=(seed, stream)
         )
         splits.append(Split(points, weights, labels))
-    return Dataset("mnist", dim, 10, *splits)
+    train, test = splits
+    return Dataset("mnist", dim, 10, train, test)
 
 
 def _read(folder: Path, threshold: float) -> list[tuple[Pixels, Tensor]]:

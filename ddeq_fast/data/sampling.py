@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -116,6 +117,13 @@ def sample_surface(vertices: Tensor, triangles: Tensor, number: int, draw: torch
     return points.to(vertices.dtype)
 
 
+def cut(points: Tensor, most: int | None, draw: torch.Generator) -> Tensor:
+    """The cloud (n, d), or `most` of its points, drawn at random, in their order, if it has more."""
+    if most is None or len(points) <= most:
+        return points
+    return points[torch.randperm(len(points), generator=draw)[:most].sort().values]
+
+
 def to_unit_ball(points: Tensor) -> Tensor:
     """The cloud (n, d) moved to mean zero and scaled to a largest norm of one; coinciding points all become zero.
 
@@ -124,6 +132,31 @@ def to_unit_ball(points: Tensor) -> Tensor:
     _check(points)
     exact = points.double()  # sums of half precision and squares of single precision may overflow
     centred = exact - exact.mean(0)
-    radius = centred.norm(dim=1).max()
-    rounding = 8 * torch.finfo(points.dtype).eps * exact.abs().max()
-    return (centred / radius if radius > rounding else torch.zeros_like(exact)).to(points.dtype)
+    return _scaled(points, centred, centred.norm(dim=1).max())
+
+
+def to_unit_box(points: Tensor) -> Tensor:
+    """The cloud (n, d) with the centre of its bounding box moved to zero, and scaled to a largest coordinate of one.
+
+    The box keeps its proportions; coinciding points all become zero.
+
+    Raises TypeError, ValueError: bad shape or dtype, NaN.
+    """
+    _check(points)
+    exact = points.double()
+    centred = exact - (exact.amin(0) + exact.amax(0)) / 2
+    return _scaled(points, centred, centred.abs().max())
+
+
+def _scaled(points: Tensor, centred: Tensor, size: Tensor) -> Tensor:
+    """The centred points divided by their size, zero where it is but rounding."""
+    rounding = 8 * torch.finfo(points.dtype).eps * points.double().abs().max()
+    return (centred / size if size > rounding else torch.zeros_like(centred)).to(points.dtype)
+
+
+# Where clouds lie, and how large they are.
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ball": to_unit_ball,
+    "box": to_unit_box,
+    "none": lambda points: points,
+}

@@ -17,7 +17,7 @@ Whatever is random is a function of the seed and the step.
 
 from ddeq_fast.training.build import load_data, make_model
 from ddeq_fast.training.config import Config
-from ddeq_fast.training.loop import Interrupted, Trainer, evaluate
+from ddeq_fast.training.loop import Interrupted, Trainer, evaluate, measure_split
 from ddeq_fast.training.run import BEST, CONFIG_FILE, LAST, METRICS_FILE, load_model, read_config, read_metrics
 from ddeq_fast.training.tasks import TASKS, Task, make_task
 
@@ -26,6 +26,7 @@ __all__ = [
     "Trainer",
     "Interrupted",
     "evaluate",
+    "measure_split",
     "load_data",
     "make_model",
     "Task",

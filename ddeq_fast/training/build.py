@@ -13,13 +13,25 @@ from ddeq_fast.models import Classifier, Completer
 from ddeq_fast.networks import TransportMap
 from ddeq_fast.training.config import Config
 
+# Settings of some data sets, and the options of their loaders, whose defaults are theirs.
+_OPTIONS = {name: name for name in ("sampling", "normalise", "coordinates", "test_share", "skip_damaged")}
+_OPTIONS["data_seed"] = "seed"
 _NETWORK_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set of these settings; raises FileNotFoundError or ValueError naming a missing or damaged file."""
+    """The data set of these settings.
+
+    Raises FileNotFoundError or ValueError naming a missing or damaged file, TypeError for a setting that the data set
+    does not have.
+    """
+    given = {
+        option: getattr(config, setting)
+        for setting, option in _OPTIONS.items()
+        if getattr(config, setting) != getattr(Config, setting)
+    }
     return data.load(
-        config.data, root=config.root or None, intensity=config.intensity, max_points=config.max_points or None
+        config.data, root=config.root or None, intensity=config.intensity, max_points=config.max_points or None, **given
     )
 
 

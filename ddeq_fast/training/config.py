@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddeq_fast import data, gradients, solvers
+from ddeq_fast.data.dataset import TEST_SHARE
 from ddeq_fast.data.partial import REMOVALS
 from ddeq_fast.data.pixels import INTENSITIES
+from ddeq_fast.data.recipe import SAMPLINGS
+from ddeq_fast.data.sampling import NORMALISATIONS
 from ddeq_fast.models.completer import MASSES
 from ddeq_fast.models.layer import LABELS
-from ddeq_fast.utils.validation import check_choice, check_integer, check_number
+from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number
 
 # Groups of settings, in the order of the help.
 GROUPS = ("data", "network", "solver", "gradient", "optimisation", "run")
@@ -45,6 +48,8 @@ class Setting(NamedTuple):
 
     def check(self, item: Field, value: object) -> int | float | str:
         """`value` of this field as it is to be kept; raises TypeError or ValueError naming the field."""
+        if item.type == "bool":
+            return check_flag(item.name, value)
         if item.type == "int":
             return check_integer(item.name, value, low=int(self.low or 0), high=2**63 - 1)
         if item.type == "float":
@@ -67,6 +72,8 @@ def declared(item: Field) -> Setting:
 
 
 _data, _network, _solver, _gradient, _optimisation, _run = (partial(_setting, group) for group in GROUPS)
+# What a data set does unless it is told otherwise.
+DEFAULT = "default"
 # Where zero makes no sense, and what is next to it neither.
 _POSITIVE = 1e-12
 
@@ -80,13 +87,32 @@ class Config:
 
     task: str = _data("classify", "classify clouds, or complete them from a part", choices=("classify", "complete"))
     data: str = _data("digits", "data set", choices=data.names)
-    root: str = _data("", "folder of the data's files; if not given, that of the data set in DDEQ_FAST_DATA")
+    root: str = _data(
+        "", "folder of the data's files, or the npz file; if not given, that of the data set in DDEQ_FAST_DATA"
+    )
     intensity: str = _data(
         "coordinate",
         "what becomes of a pixel's brightness: a third coordinate, its point's weight, nothing",
         choices=INTENSITIES,
     )
     max_points: int = _data(0, "cut larger clouds to so many points, drawn at random; 0: whole clouds", low=0)
+    sampling: str = _data(
+        DEFAULT,
+        "points of a mesh: drawn from its surface, or its vertices; default: of folder surface, of modelnet40 vertices",
+        choices=(DEFAULT, *SAMPLINGS),
+    )
+    normalise: str = _data(
+        DEFAULT,
+        "mean zero and largest norm one, or the box centred and its largest coordinate one; default: of npz none, of "
+        "folder and modelnet40 ball",
+        choices=(DEFAULT, *NORMALISATIONS),
+    )
+    coordinates: int = _data(0, "take so many coordinates of a point, the first ones; 0: all", low=0)
+    test_share: float = _data(
+        TEST_SHARE, "share of each class that is held out, of data without a split", low=_POSITIVE, high=1.0
+    )
+    skip_damaged: bool = _data(False, "leave out files of a folder that cannot be read, and say how many")
+    data_seed: int = _data(0, "seed of what is held out and of points that are drawn when data are read", low=0)
     jitter: float = _data(0.1, "size of random turns, shears, scalings and shifts of training clouds", low=0.0)
     remove: str = _data(
         "clusters", "what a partial cloud lacks: all near some points, or a random share", choices=REMOVALS
@@ -137,6 +163,11 @@ class Config:
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
 
+    class_weights: str = _optimisation(
+        "none",
+        "weights of classes in the loss of classification: none, or balanced, as if all were equally frequent",
+        choices=("none", "balanced"),
+    )
     chamfer: float = _optimisation(
         0.0, "weight of the Chamfer distance in the loss of completion, beside squared MMD", low=0.0
     )

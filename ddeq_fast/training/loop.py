@@ -94,6 +94,7 @@ class Trainer:
         self.device = choose_device(local_device(config.device))
         self.processes = Processes.join(self.device)
         self.dataset = load_data(config) if dataset is None else dataset
+        self.task.prepare(self.dataset)
         with self._randomness(_WEIGHTS):
             self.model = _model_of(config, self.dataset) if build is None else build(config, self.dataset)
         self.processes.check(self.model)
@@ -305,7 +306,6 @@ def _model_of(config: Config, dataset: Dataset) -> nn.Module:
     return make_model(config, dataset.dim, dataset.classes)
 
 
-@torch.no_grad()
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -313,8 +313,21 @@ def evaluate(
     device: torch.device,
     processes: Processes | None = None,
     batch_size: int = 256,
-) -> dict:
+) -> dict[str, float]:
     """Loss and metrics of a model over a whole split, in evaluation mode; processes share the batches."""
+    return combine(measure_split(task, model, split, device, processes, batch_size))
+
+
+@torch.no_grad()
+def measure_split(
+    task: Task,
+    model: nn.Module,
+    split: Split,
+    device: torch.device,
+    processes: Processes | None = None,
+    batch_size: int = 256,
+) -> list[tuple[int, dict[str, Any]]]:
+    """The same batch by batch: (number of clouds, loss and metrics), for `metrics.combine` and `metrics.by_group`."""
     model.eval()
     parts, processes = [], processes or Processes()
     order = split.order(batch_size)
@@ -327,4 +340,4 @@ def evaluate(
         parts.append(
             (len(batch.indices), {"loss": float(loss), **made_of, **task.metrics(out, inputs, evaluation=True)})
         )
-    return combine([part for some in processes.gather(parts) for part in some])
+    return [part for some in processes.gather(parts) for part in some]

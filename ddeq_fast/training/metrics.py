@@ -12,6 +12,11 @@ from ddeq_fast.clouds import PointClouds
 from ddeq_fast.distances.chamfer import chamfer
 from ddeq_fast.sums.mmd import squared_mmd
 
+# Of each group of samples, by its number: the sum of a metric over them, and how many they are.
+Groups = dict[int, tuple[float, int]]
+# A metric of a batch.
+Measured = float | Groups
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -23,6 +28,8 @@ class Metric:
     values: (output of the model, inputs of the task) -> what it is of each sample, (B,), or None of a model that has
         none; of a whole batch or split it is the mean of these. None if the loss or the loop makes it.
     largest: of a batch it is the largest value, not the mean.
+    groups: (output, inputs) -> the group of each sample, (B,) int64: of a split it is the mean over groups of their
+        means, not over samples.
     higher_is_better: else lower ones are.
     partial: the metric that is the same of the partial clouds, and is shown beside it.
     short: its word in the line of an epoch, where it is left out without one.
@@ -36,6 +43,7 @@ class Metric:
     form: str
     values: Callable[[Any, Any], Tensor | None] | None = None
     largest: bool = False
+    groups: Callable[[Any, Any], Tensor] | None = None
     higher_is_better: bool = False
     partial: str | None = None
     short: str | None = None
@@ -80,6 +88,8 @@ def _of_solve(name: str) -> Callable[[Any, Any], Tensor | None]:
     return lambda output, _: None if output.equilibrium is None else getattr(output.equilibrium.info, name)
 
 
+# The mean over classes of their recall: the share of their clouds that are found.
+BALANCED = "balanced_accuracy"
 _TABLE = (
     Metric("loss", "loss", "{:.4f}", short="loss", curve="loss"),
     Metric(
@@ -90,6 +100,14 @@ _TABLE = (
         higher_is_better=True,
         short="accuracy",
         curve="error (1 - accuracy)",
+    ),
+    Metric(
+        BALANCED,
+        "balanced accuracy",
+        "{:.2%}",
+        values=_hits,
+        groups=lambda _, inputs: inputs.labels,
+        higher_is_better=True,
     ),
     Metric(
         "chamfer",
@@ -142,28 +160,48 @@ METRICS = {metric.name: metric for metric in _TABLE}
 SOLVE = ("evaluations", "residual", "worst_residual", "converged")
 
 
-def measure(names: Iterable[str], output: Any, inputs: Any) -> dict[str, float]:
+def measure(names: Iterable[str], output: Any, inputs: Any) -> dict[str, Measured]:
     """The metrics of these names over a batch; those that the model does not have are left out."""
-    found = {}
+    found: dict[str, Measured] = {}
     for name in names:
         metric = METRICS[name]
         values = None if metric.values is None else metric.values(output, inputs)
         if values is not None:
             values = values if values.is_floating_point() else values.double()
-            found[name] = float(values.max() if metric.largest else values.mean())
+            if metric.groups is None:
+                found[name] = float(values.max() if metric.largest else values.mean())
+            else:
+                groups, place = metric.groups(output, inputs).unique(return_inverse=True)
+                sums = values.new_zeros(len(groups)).index_add_(0, place, values).tolist()
+                counts = place.bincount().tolist()
+                found[name] = dict(zip(groups.tolist(), zip(sums, counts, strict=True), strict=True))
     return found
 
 
-def combine(parts: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+def combine(parts: list[tuple[int, dict[str, Any]]]) -> dict[str, float]:
     """The metrics of all samples together, from (number of samples, their metrics)."""
     parts = [(n, part) for n, part in parts if n]
     total = sum(n for n, _ in parts)
-    return {
-        name: max(part[name] for _, part in parts)
-        if METRICS[name].largest
-        else sum(n * part[name] for n, part in parts) / total
-        for name in parts[0][1]
-    }
+
+    def together(name: str) -> float:
+        if METRICS[name].groups is not None:
+            groups = by_group(parts, name).values()
+            return sum(share / n for share, n in groups) / len(groups)
+        if METRICS[name].largest:
+            return max(part[name] for _, part in parts)
+        return sum(n * part[name] for n, part in parts) / total
+
+    return {name: together(name) for name in parts[0][1]}
+
+
+def by_group(parts: list[tuple[int, dict[str, Any]]], name: str) -> Groups:
+    """A metric of groups in all samples, from (number of samples, their metrics); nothing of what was not measured."""
+    found: Groups = {}
+    for _, part in parts:
+        for group, (share, n) in part.get(name, {}).items():
+            before = found.get(group, (0.0, 0))
+            found[group] = before[0] + share, before[1] + n
+    return found
 
 
 def one_line(metrics: dict) -> str:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddeq_fast.clouds import PointClouds, compact, spread_normal
-from ddeq_fast.data.dataset import Batch, generator
+from ddeq_fast.data.dataset import Batch, Dataset, generator
 from ddeq_fast.distances.chamfer import chamfer
 from ddeq_fast.distances.entropy import kde_entropy
 from ddeq_fast.models import Classification, Completion, missing_points
 from ddeq_fast.sums.mmd import squared_mmd
 from ddeq_fast.training.build import make_removal
 from ddeq_fast.training.config import Config
-from ddeq_fast.training.metrics import METRICS, SOLVE, measure
+from ddeq_fast.training.metrics import BALANCED, METRICS, SOLVE, Measured, measure
 
 # Streams of random numbers; a step's others are in `loop`.
 OBSERVED, START, EVALUATION = 10, 11, 12
@@ -40,6 +40,9 @@ class Task:
     def __init__(self, config: Config):
         self.config = config
 
+    def prepare(self, dataset: Dataset) -> None:
+        """Called once, before the first batch, with the data that are trained on."""
+
     def inputs(self, batch: Batch, step: int | None) -> Any:
         """What the model and the loss need of a batch; random parts are a function of (seed, step) alone, or, for
         step None, of (seed, index of the cloud)."""
@@ -53,7 +56,7 @@ class Task:
         """Mean loss over the batch, and metrics that it is made of."""
         raise NotImplementedError
 
-    def metrics(self, output: Any, inputs: Any, evaluation: bool = False) -> dict[str, float]:
+    def metrics(self, output: Any, inputs: Any, evaluation: bool = False) -> dict[str, Measured]:
         """What is measured of a batch besides: in training, or in an evaluation."""
         return measure(self.results if evaluation else self.reported, output, inputs)
 
@@ -70,10 +73,25 @@ class Labelled(NamedTuple):
 
 
 class ClassificationTask(Task):
-    """Labels of clouds; cross-entropy."""
+    """Labels of clouds; cross-entropy.
 
-    reported = results = ("accuracy", *SOLVE)
+    With class weights a sample counts N / (C N_c): N training clouds, N_c of its class, C classes that have some. The
+    mean of that over the training clouds is one, and a batch's loss the mean over its samples, whatever is in it.
+    """
+
+    reported = ("accuracy", *SOLVE)
+    results = ("accuracy", BALANCED, *SOLVE)
     score = "accuracy"
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._class_weights: Tensor | None = None
+
+    def prepare(self, dataset: Dataset) -> None:
+        counts = dataset.train.labels.bincount(minlength=dataset.classes)
+        balanced = len(dataset.train) / ((counts > 0).sum() * counts.clamp_min(1))
+        # A class without training clouds may be among the others: it counts as the mean.
+        self._class_weights = torch.where(counts > 0, balanced, 1.0)
 
     def inputs(self, batch: Batch, step: int | None) -> Labelled:
         return Labelled(batch.clouds, batch.labels)
@@ -82,7 +100,12 @@ class ClassificationTask(Task):
         return model(*inputs.clouds)
 
     def loss(self, output: Classification, inputs: Labelled) -> tuple[Tensor, dict[str, float]]:
-        return F.cross_entropy(output.logits, inputs.labels), {}
+        if self.config.class_weights == "none":
+            return F.cross_entropy(output.logits, inputs.labels), {}
+        if self._class_weights is None:
+            raise ValueError("class_weights are of a data set: make the task of one, make_task(config, dataset)")
+        losses = F.cross_entropy(output.logits, inputs.labels, reduction="none")
+        return (self._class_weights.to(losses)[inputs.labels] * losses).mean(), {}
 
 
 class Partial(NamedTuple):
@@ -156,6 +179,9 @@ class CompletionTask(Task):
 TASKS: dict[str, type[Task]] = {"classify": ClassificationTask, "complete": CompletionTask}
 
 
-def make_task(config: Config) -> Task:
-    """The task of these settings."""
-    return TASKS[config.task](config)
+def make_task(config: Config, dataset: Dataset | None = None) -> Task:
+    """The task of these settings, prepared for a data set if there is one."""
+    task = TASKS[config.task](config)
+    if dataset is not None:
+        task.prepare(dataset)
+    return task

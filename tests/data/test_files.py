@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddeq_fast.data.files import load_points, write_points
+from ddeq_fast.data.files import load_mesh, load_points, write_points
 from ddeq_fast.data.formats.off import read_mesh
 
 POINTS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
@@ -145,7 +145,11 @@ FAULTS = [
     ("a.xyz", "1 2 3\n1 -1e39 3\n", r"a\.xyz, line 2: '-1e39' is not finite in float32$"),
     ("a.off", "OFF\n2 0 0\n1 2 3\n1 1e300 3\n", r"a\.off, line 4: '1e300' is not finite in float32$"),
     ("a.xyz.gz", gzip.compress(b"1 2 3\n", mtime=0)[:-5], r"a\.xyz\.gz is no whole gzip file"),
-    ("a.dat", "1 2 3\n", r"^path must end in one of \.npy, \.npz, \.ply, \.off, \.xyz, \.txt, \.csv, got .*a\.dat$"),
+    (
+        "a.dat",
+        "1 2 3\n",
+        r"^path must end in one of \.npy, \.npz, \.ply, \.off, \.obj, \.xyz, \.txt, \.csv, got .*a\.dat$",
+    ),
     ("a.off", "", r"a\.off is empty$"),
     ("a.off", "# only\n", r"a\.off holds nothing but comments$"),
     ("a.off", "OFF\n", r"a\.off is truncated: it ends after OFF$"),
@@ -298,13 +302,24 @@ def test_writing_refuses_what_does_not_fit_and_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+BINARY_MESH = np.array(POINTS, "<f4").tobytes() + b"\x03\0\0\0\0\1\0\0\0\2\0\0\0"
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.xyz", "a.off", "a.csv.gz", "ascii.ply", "binary.ply"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.npy", "a.npz", "a.xyz", "a.off", "a.obj", "a.csv.gz", "ascii.ply", "binary.ply", "mesh.ply", "faces.ply"],
+)
 def test_whatever_is_damaged_is_read_or_refused_by_name(tmp_path, name):
-    """200 files with bytes changed, lost or added: a finite cloud or a ValueError naming the file, nothing else."""
+    """200 files with bytes changed, lost or added: a finite cloud or mesh, or a ValueError naming it, nothing else."""
     path = tmp_path / name
     texts = {
         "a.off": ("OFF\n8 6 0\n" + CUBE + SQUARES).encode(),
+        "a.obj": (
+            "v " + rows(POINTS).replace("\n", "\nv ")[:-2] + "g a\nf 1 2 3 4\nf -1//2 -2/1 \\\n-3/1/1\n"
+        ).encode(),
+        "mesh.ply": ply_file("ascii", (rows(POINTS) + "3 0 1 2\n").encode(), after=FACES),
+        "faces.ply": ply_file("binary_little_endian", BINARY_MESH, after=FACES),
         "a.csv.gz": gzip.compress(("x,y,z\n" + rows(POINTS, ",")).encode()),
         "ascii.ply": ply_file("ascii", rows(POINTS).encode()),
     }
@@ -322,8 +337,9 @@ def test_whatever_is_damaged_is_read_or_refused_by_name(tmp_path, name):
         rest = whole[place + draw.choice([0, length]) :] if draw.random() < 0.8 else b""
         path.write_bytes(whole[:place] + added * int(draw.integers(2)) + rest)
         try:
-            points = torch.from_numpy(read_mesh(path).vertices) if name == "a.off" else load_points(path)
+            points, triangles = load_mesh(path)
             assert points.dim() == 2 and points.numel() and torch.isfinite(points).all()
+            assert not len(triangles) or 0 <= triangles.min() <= triangles.max() < len(points)
         except ValueError as error:
             assert str(path) in str(error)
             refused += 1

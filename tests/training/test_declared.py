@@ -10,7 +10,7 @@ from ddeq_fast import data, gradients
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.training import TASKS, Config
 from ddeq_fast.training.config import GROUPS, declared
-from ddeq_fast.training.metrics import METRICS, combine, measure, one_line, table
+from ddeq_fast.training.metrics import METRICS, by_group, combine, measure, one_line, table
 from ddeq_fast.training.tasks import CompletionTask, Task
 
 
@@ -18,7 +18,9 @@ def test_every_setting_is_declared_whole():
     for item in fields(Config):
         setting = declared(item)
         assert setting.text and setting.group in GROUPS
-        if item.type == "str":
+        if item.type == "bool":
+            assert item.default is False
+        elif item.type == "str":
             assert setting.options() is None or item.default in setting.options()
         else:
             assert item.default >= setting.low
@@ -58,11 +60,12 @@ def test_measures_are_means_or_the_largest():
     output = SimpleNamespace(logits=logits, equilibrium=solved([3, 4, 6, 7], [0.1, 0.3, 0.0, 0.0], [True, False] * 2))
     inputs = SimpleNamespace(labels=torch.tensor([1, 0, 1, 1]))
     found = measure(TASKS["classify"].results, output, inputs)
+    assert found.pop("balanced_accuracy") == {0: (1.0, 1), 1: (2.0, 3)}
     assert found == pytest.approx(
         {"accuracy": 0.75, "evaluations": 5.0, "residual": 0.1, "worst_residual": 0.3, "converged": 0.5}
     )
     output.equilibrium = None
-    assert measure(TASKS["classify"].results, output, inputs) == {"accuracy": 0.75}
+    assert measure(TASKS["classify"].reported, output, inputs) == {"accuracy": 0.75}
 
 
 def test_distances_to_the_whole_of_completed_and_partial_clouds():
@@ -76,6 +79,13 @@ def test_distances_to_the_whole_of_completed_and_partial_clouds():
 def test_batches_are_combined_by_their_samples():
     parts = [(3, {"loss": 1.0, "worst_residual": 0.1}), (1, {"loss": 5.0, "worst_residual": 0.4}), (0, {})]
     assert combine(parts) == {"loss": 2.0, "worst_residual": 0.4}
+
+
+def test_a_metric_of_groups_is_the_mean_over_groups():
+    parts = [(3, {"balanced_accuracy": {0: (1.0, 1), 4: (1.0, 2)}}), (2, {"balanced_accuracy": {4: (0.0, 2)}})]
+    assert by_group(parts, "balanced_accuracy") == {0: (1.0, 1), 4: (1.0, 4)}
+    assert combine(parts) == {"balanced_accuracy": pytest.approx((1 + 1 / 4) / 2)}
+    assert by_group(parts, "accuracy") == {}
 
 
 def test_better_is_lower_but_for_shares():

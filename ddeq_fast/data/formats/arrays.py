@@ -21,8 +21,35 @@ def read_array(path: Path) -> np.ndarray:
     Raises ValueError naming the file: damaged, not one array of real numbers (n, d), numbers beyond float64.
     """
     content = read_bytes(path)
-    if content[:4] in (b"PK\3\4", b"PK\5\6"):
-        content = _member(path, content)
+    if _is_archive(content):
+        archive, infos = _members(path, content)
+        chosen = infos.get("points", next(iter(infos.values())) if len(infos) == 1 else None)
+        if chosen is None:
+            raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(infos) or 'none'}")
+        content = _member(path, len(content), archive, chosen)
+    array = _parse(path, content)
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} must hold an array (n, d) of real numbers, n and d at least 1, got shape {array.shape} of "
+            f"{array.dtype}"
+        )
+    return _native(path, array)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file by name, of numbers or texts; errors name the file.
+
+    Raises ValueError: no archive of arrays, damaged, or with objects in it.
+    """
+    content = read_bytes(path)
+    if not _is_archive(content):
+        raise ValueError(f"{path} is no archive of arrays (.npz)")
+    archive, infos = _members(path, content)
+    return {name: _parse(path, _member(path, len(content), archive, info)) for name, info in infos.items()}
+
+
+def _parse(path: Path, content: bytes) -> np.ndarray:
+    """The array of a .npy file."""
     file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)
@@ -31,17 +58,14 @@ def read_array(path: Path) -> np.ndarray:
         shape, fortran, dtype = _HEADERS[version](file)
     except Exception as error:  # of many kinds: the header is parsed as Python
         raise _damaged(path, error) from error
-    if dtype.hasobject:
-        raise _damaged(path, "objects are not read")
-    if len(shape) != 2 or 0 in shape or dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path} must hold an array (n, d) of real numbers, n and d at least 1, got shape {shape} of {dtype}"
-        )
+    if dtype.hasobject or not dtype.itemsize:
+        raise _damaged(path, "objects and empty texts are not read")
     promised, following = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
     if promised != following:
         raise _damaged(path, f"its header promises {promised:,} bytes of numbers, {following:,} follow")
-    array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-    return _native(path, array)
+    if not promised:
+        return np.empty([min(size, 1 << 20) for size in shape], dtype)  # the product of the others may overflow
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -71,19 +95,24 @@ def _native(path: Path, array: np.ndarray) -> np.ndarray:
     return wide
 
 
-def _member(path: Path, content: bytes) -> bytes:
-    """The one array of an archive, or the one called points, as a .npy file."""
+def _is_archive(content: bytes) -> bool:
+    return content[:4] in (b"PK\3\4", b"PK\5\6")
+
+
+def _members(path: Path, content: bytes) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """(archive, its arrays by name)."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        return archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     except Exception as error:  # of many kinds: zipfile and zlib raise their own
         raise _damaged(path, error) from error
-    chosen = infos.get("points", next(iter(infos.values())) if len(infos) == 1 else None)
-    if chosen is None:
-        raise ValueError(f"{path} must hold one array, or one called points; it holds {', '.join(infos) or 'none'}")
-    check_unpacked(path, min(chosen.compress_size, len(content)), chosen.file_size)
+
+
+def _member(path: Path, size: int, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """One array of an archive of that size as a .npy file."""
+    check_unpacked(path, min(info.compress_size, size), info.file_size)
     try:
-        return archive.read(chosen)
+        return archive.read(info)
     except Exception as error:
         raise _damaged(path, error) from error
 

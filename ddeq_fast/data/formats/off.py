@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from ddeq_fast.data.formats.mesh import Mesh, cut
 from ddeq_fast.data.formats.reading import read_lines
 from ddeq_fast.data.formats.table import parse_table
 
@@ -16,13 +16,6 @@ from ddeq_fast.data.formats.table import parse_table
 # be fused to the word.
 _HEAD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF(\d*)")
 _DIALECTS = "understood are OFF, COFF, NOFF, CNOFF and these after ST, as text, in three dimensions"
-
-
-class Mesh(NamedTuple):
-    """vertices: (n, 3) float64; triangles: (m, 3) int64, indices of vertices."""
-
-    vertices: np.ndarray
-    triangles: np.ndarray
 
 
 def read_vertices(path: str | Path) -> np.ndarray:
@@ -105,7 +98,7 @@ class _Reader:
             also = f", with what its header names {' or '.join(map(str, self.widths))} values" * (self.widths[0] > 3)
             raise ValueError(f"{self.path}, line {first}: a vertex has 3 coordinates{also}, got {table.shape[1]}")
         if self.counts[1]:  # a vertex in the place of the first face: the counts are wrong
-            self._fan(self.body[number], number)
+            self._corners(self.body[number], number)
         return table[:, :3]
 
     def triangles(self, vertices: int) -> np.ndarray:
@@ -119,12 +112,10 @@ class _Reader:
             table = np.empty((0, 0))
         size, corners = table.shape[1] - 1, table[:, 1:]
         if size > 0 and (table[:, 0] == size).all() and corners.min() >= 0 and corners.max() < vertices:
-            cuts = [[0, i, i + 1] for i in range(1, size - 1)]
-            return corners[:, np.array(cuts, np.int64).reshape(-1, 3)].reshape(-1, 3)
-        fans = [self._fan(number, vertices) for number in body]
-        return np.array([triangle for fan in fans for triangle in fan], np.int64).reshape(-1, 3)
+            return cut(corners)
+        return cut([self._corners(number, vertices) for number in body])
 
-    def _fan(self, number: int, vertices: int) -> list[tuple[int, int, int]]:
+    def _corners(self, number: int, vertices: int) -> list[int]:
         words = self._words(number)
         size = int(words[0]) if words[0].isdecimal() else 0
         named = words[1 : 1 + size]
@@ -133,8 +124,7 @@ class _Reader:
                 f"{self.path}, line {number}: expected a face: its size, that many vertices from 0 to {vertices - 1}; "
                 f"got {' '.join(words)[:60]!r}"
             )
-        corners = [int(word) for word in named]
-        return [(corners[0], corners[i], corners[i + 1]) for i in range(1, size - 1)]
+        return [int(word) for word in named]
 
 
 def _widths(texture: bool, colour: bool, normal: bool) -> tuple[int, ...]:

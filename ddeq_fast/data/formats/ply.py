@@ -1,12 +1,14 @@
-"""Vertices of PLY files (Turk 1994), ASCII and binary: the header, and what to read of the body."""
+"""Vertices and faces of PLY files (Turk 1994), ASCII and binary: the header, and what to read of the body."""
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ddeq_fast.data.formats.ply_body import Element, binary_vertices, text_vertices
+from ddeq_fast.data.formats.mesh import Mesh, cut
+from ddeq_fast.data.formats.ply_body import Body, Element, Wanted, binary_body, text_body
 from ddeq_fast.data.formats.reading import read_bytes, split_lines, unmarked
 
 # Letters of the struct module, which numpy shares.
@@ -17,6 +19,7 @@ _TYPES = {
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _AXES = ("x", "y", "z")
+_CORNERS = ("vertex_indices", "vertex_index")
 
 
 def read_ply(path: Path) -> np.ndarray:
@@ -27,6 +30,34 @@ def read_ply(path: Path) -> np.ndarray:
 
     Raises ValueError naming the file, and the line where there are lines, if it is damaged or holds no vertices.
     """
+    return _read(path, faces=False).coordinates
+
+
+def read_mesh(path: Path) -> Mesh:
+    """The vertices of a PLY file, as `read_ply`, and its faces, of which a file that is a cloud has none.
+
+    Faces are the lists vertex_indices or vertex_index of the element face; polygons are cut into triangles around their
+    first corner.
+
+    Raises ValueError as `read_ply`, and for faces of none of these names, of points in the plane, or with a corner that
+    is no vertex, and for strips of triangles.
+    """
+    vertices, polygons = _read(path, faces=True)
+    if not len(polygons):
+        return Mesh(vertices, np.empty((0, 3), np.int64))
+    if vertices.shape[1] != 3:
+        raise ValueError(f"{path} has faces, but points in {vertices.shape[1]} dimensions")
+    corners = polygons.ravel() if isinstance(polygons, np.ndarray) else np.array([*chain(*polygons)], np.int64)
+    wrong = (corners < 0) | (corners >= len(vertices))
+    if wrong.any():
+        raise ValueError(
+            f"{path}: corners of a face must be from 0 to {len(vertices) - 1}, got {corners[wrong.argmax()]}"
+        )
+    return Mesh(vertices, cut(polygons))
+
+
+def _read(path: Path, faces: bool) -> Body:
+    """Vertices, and polygons if there are `faces` to be read."""
     content = unmarked(read_bytes(path))
     order, elements, size, lines = _header(path, content)
     places = [i for i, element in enumerate(elements) if element.name.lower() == "vertex"]
@@ -39,9 +70,23 @@ def read_ply(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: its header names no vertices with x and y")
     if any(isinstance(vertex.properties[axis], tuple) for axis in axes):
         raise ValueError(f"{path}: its header makes a list of a coordinate")
+    wanted = Wanted(places[0], axes, *(_faces(path, elements) if faces else ()))
     if order:
-        return binary_vertices(path, content, size, order, elements, places[0], axes)
-    return text_vertices(path, split_lines(content[size:]), lines, elements, places[0], axes)
+        return binary_body(path, content, size, order, elements, wanted)
+    return text_body(path, split_lines(content[size:]), lines, elements, wanted)
+
+
+def _faces(path: Path, elements: list[Element]) -> tuple[int, str] | tuple[()]:
+    """(place of the element face, name of its list of corners), nothing of a file without faces."""
+    for i, element in enumerate(elements):
+        if element.name.lower() == "tristrips" and element.count:
+            raise ValueError(f"{path} has strips of triangles, which are not read: write it with faces")
+        if element.name.lower() == "face" and element.count:
+            for name, kind in element.properties.items():
+                if name.lower() in _CORNERS and isinstance(kind, tuple) and kind[1] not in "fd":
+                    return i, name
+            raise ValueError(f"{path}: its header names faces, but no list {' or '.join(_CORNERS)} of integers")
+    return ()
 
 
 def _header(path: Path, content: bytes) -> tuple[str, list[Element], int, int]:

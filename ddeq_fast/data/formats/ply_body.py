@@ -1,4 +1,4 @@
-"""Bodies of PLY files: the vertices among records of other kinds, with lists of any length between their numbers."""
+"""Bodies of PLY files: vertices and faces among records of other kinds, with lists of any length between numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,26 @@ class Element:
         return any(isinstance(kind, tuple) for kind in self.properties.values())
 
 
-def text_vertices(
-    path: Path, lines: Sequence[str], header: int, elements: Sequence[Element], place: int, axes: Sequence[str]
-) -> np.ndarray:
-    """The coordinates (n, d) called `axes` of the element at `place`, from the lines after `header` lines."""
+class Wanted(NamedTuple):
+    """What is read of a body: coordinates called `axes` of the element at `vertex`, and the list `corners` of that at
+    `face`, None for no faces."""
+
+    vertex: int
+    axes: Sequence[str]
+    face: int | None = None
+    corners: str = ""
+
+
+class Body(NamedTuple):
+    """coordinates: (n, d) float64; polygons: the list of each face, as an array (m, size) if all are of one size."""
+
+    coordinates: np.ndarray
+    polygons: np.ndarray | list[list[int]]
+
+
+def text_body(path: Path, lines: Sequence[str], header: int, elements: Sequence[Element], wanted: Wanted) -> Body:
+    """What is wanted of the lines after `header` lines."""
+    place, axes = wanted.vertex, wanted.axes
     filled = [i for i, line in enumerate(lines) if line and not line.isspace()]
     counts = [element.count if element.properties else 0 for element in elements]
     if len(filled) != sum(counts):
@@ -39,12 +55,32 @@ def text_vertices(
         if len(filled) > sum(counts):
             last, fault = header + 1 + filled[sum(counts)], "lines are left over, or one record has several"
         raise ValueError(f"{path}, line {last}: {fault}: its header promises {promised}, {len(filled)} lines follow")
-    start = 0
-    for element, count in zip(elements[:place], counts, strict=False):
-        for i in filled[start : start + count]:
-            _words(path, header + 1 + i, lines[i], element)
-        start += count
-    vertex, mine = elements[place], filled[start : start + counts[place]]
+    start, mine, polygons = 0, filled, []
+    for i, (element, count) in enumerate(zip(elements, counts, strict=True)):
+        own, start = filled[start : start + count], start + count
+        if i == place:
+            mine = own
+        elif i < place or i == wanted.face:
+            records = [_words(path, header + 1 + j, lines[j], element) for j in own]
+            if i == wanted.face:
+                corners = [record[wanted.corners].split() for record in records]
+                polygons = [_integers(path, header + 1 + j, words) for j, words in zip(own, corners, strict=True)]
+    return Body(_text_vertices(path, lines, header, elements[place], mine, axes), polygons)
+
+
+def _integers(path: Path, line_number: int, words: Sequence[str]) -> list[int]:
+    """The corners of a face."""
+    if not all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words):
+        raise ValueError(
+            f"{path}, line {line_number}: corners of a face are numbers of vertices, got {' '.join(words)!r}"
+        )
+    return [int(word) for word in words]
+
+
+def _text_vertices(
+    path: Path, lines: Sequence[str], header: int, vertex: Element, mine: Sequence[int], axes: Sequence[str]
+) -> np.ndarray:
+    """The coordinates (n, d) called `axes` from the lines at the indices `mine`."""
     names = list(vertex.properties)
     if vertex.has_lists:
         rows = []
@@ -66,8 +102,8 @@ def text_vertices(
 
 
 def _words(path: Path, line_number: int, line: str, element: Element) -> dict[str, str]:
-    """The scalars of a line by name; raises ValueError unless the line holds just this record."""
-    words, place, scalars = line.split(), 0, {}
+    """Scalars of a line by name, and lists without their lengths; ValueError unless it holds just this record."""
+    words, place, found = line.split(), 0, {}
     for name, kind in element.properties.items():
         word = words[place] if place < len(words) else ""
         length = 0
@@ -75,8 +111,9 @@ def _words(path: Path, line_number: int, line: str, element: Element) -> dict[st
             if not (word.isascii() and word.isdecimal()):
                 raise ValueError(f"{path}, line {line_number}: {word!r} is no length of the list {name}")
             length = int(word)
+            found[name] = " ".join(words[place + 1 : place + 1 + length])
         else:
-            scalars[name] = word
+            found[name] = word
         place += 1 + length
     if place != len(words):
         raise ValueError(
@@ -85,34 +122,37 @@ def _words(path: Path, line_number: int, line: str, element: Element) -> dict[st
     for word in words:
         if number(word) is None:
             raise ValueError(f"{path}, line {line_number}: {word!r} is no number")
-    return scalars
+    return found
 
 
-def binary_vertices(
-    path: Path, content: bytes, size: int, order: str, elements: Sequence[Element], place: int, axes: Sequence[str]
-) -> np.ndarray:
-    """The coordinates (n, d), float64, called `axes` of the element at `place`, from the bytes after `size`."""
+def binary_body(path: Path, content: bytes, size: int, order: str, elements: Sequence[Element], wanted: Wanted) -> Body:
+    """What is wanted of the bytes after `size`."""
     body = _Body(path, content, order)
-    vertices = np.empty((0, len(axes)))
+    vertices: np.ndarray = np.empty((0, len(wanted.axes)))
+    polygons: np.ndarray | list[list[int]] = []
     for i, element in enumerate(elements):
-        records = body.records(size, element, axes if i == place else ())
+        axes, corners = wanted.axes if i == wanted.vertex else (), wanted.corners if i == wanted.face else None
+        records = body.records(size, element, axes, corners)
         if records.number < element.count:
-            plural = "vertices" if i == place else f"records of {element.name}"
+            plural = "vertices" if i == wanted.vertex else f"records of {element.name}"
             raise ValueError(
                 f"{path} is truncated: its header promises {element.count} {plural}, it holds {records.number}"
             )
-        if i == place:
+        if i == wanted.vertex:
             vertices = records.coordinates
+        elif i == wanted.face:
+            polygons = records.lists
         size = records.end
     if size != len(content):
         raise ValueError(f"{path} has {len(content) - size} bytes after its end")
-    return vertices
+    return Body(vertices, polygons)
 
 
 class _Records(NamedTuple):
-    """The whole records of an element: coordinates (number, d), float64, how many, and where they end."""
+    """The whole records of an element: coordinates (number, d), float64, one list of each, how many, where they end."""
 
     coordinates: np.ndarray
+    lists: np.ndarray | list[list[int]]
     number: int
     end: int
 
@@ -125,15 +165,17 @@ class _Body:
     content: bytes
     order: str
 
-    def records(self, start: int, element: Element, axes: Sequence[str]) -> _Records:
-        """What there is of an element whose records begin at `start`."""
+    def records(self, start: int, element: Element, axes: Sequence[str], wanted: str | None) -> _Records:
+        """What there is of an element whose records begin at `start`; `wanted` names the list that is kept."""
         if not element.properties or not element.count:
-            return _Records(np.empty((0, len(axes))), element.count, start)
+            return _Records(np.empty((0, len(axes))), [], element.count, start)
         lengths = self._first_lengths(start, element)
-        alike = None if lengths is None else self._alike(start, element, axes, lengths)
-        return self._walk(start, element, axes) if alike is None else alike
+        alike = None if lengths is None else self._alike(start, element, axes, wanted, lengths)
+        return self._walk(start, element, axes, wanted) if alike is None else alike
 
-    def _alike(self, start: int, element: Element, axes: Sequence[str], lengths: Mapping[str, int]) -> _Records | None:
+    def _alike(
+        self, start: int, element: Element, axes: Sequence[str], wanted: str | None, lengths: Mapping[str, int]
+    ) -> _Records | None:
         """All records at once, if every list is as long in each of them; None if not."""
         fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
         for name, kind in element.properties.items():
@@ -152,7 +194,8 @@ class _Body:
         coordinates = np.empty((count, len(axes)))
         for column, axis in enumerate(axes):
             coordinates[:, column] = table[f"scalar {axis}"]
-        return _Records(coordinates, count, start + count * record.itemsize)
+        lists: np.ndarray | list[list[int]] = [] if wanted is None else table[f"list {wanted}"].astype(np.int64)
+        return _Records(coordinates, lists, count, start + count * record.itemsize)
 
     def _first_lengths(self, start: int, element: Element) -> dict[str, int] | None:
         """The lengths of the lists in the first record; None if it is not whole."""
@@ -168,29 +211,34 @@ class _Body:
                 start += struct.calcsize(self.order + kind)
         return lengths if start <= len(self.content) else None
 
-    def _walk(self, start: int, element: Element, axes: Sequence[str]) -> _Records:
+    def _walk(self, start: int, element: Element, axes: Sequence[str], wanted: str | None) -> _Records:
         """The records one by one, up to the first that is not whole."""
-        heads, entries = {}, {}  # a list's head is its length, entries the bytes of each of its numbers
+        heads, entries = {}, {}  # a list's head is its length, entries the type of its numbers and the bytes of each
         for name, kind in element.properties.items():
             heads[name] = struct.Struct(self.order + (kind[0] if isinstance(kind, tuple) else kind))
             if isinstance(kind, tuple):
-                entries[name] = struct.calcsize(self.order + kind[1])
+                entries[name] = kind[1], struct.calcsize(self.order + kind[1])
         found: list[list[float]] = []
-        count = 0
-        while count < element.count:
-            end, values = start, {}
+        lists: list[list[int]] = []
+        for _ in range(element.count):
+            end, values, kept = start, {}, 0
             for name, head in heads.items():
                 if end + head.size > len(self.content):
-                    return _Records(_rows(found, axes), count, start)
+                    return _Records(_rows(found, axes), lists, len(found), start)
                 values[name] = head.unpack_from(self.content, end)[0]
                 end += head.size
+                if name == wanted:
+                    kept = end
                 if name in entries:
-                    end += self._length(values[name], name) * entries[name]
+                    end += self._length(values[name], name) * entries[name][1]
             if end > len(self.content):
                 break
             found.append([values[axis] for axis in axes])
-            start, count = end, count + 1
-        return _Records(_rows(found, axes), count, start)
+            if wanted is not None:
+                form = f"{self.order}{values[wanted]}{entries[wanted][0]}"
+                lists.append(list(struct.unpack_from(form, self.content, kept)))
+            start = end
+        return _Records(_rows(found, axes), lists, len(found), start)
 
     def _length(self, value: int, name: str) -> int:
         if value < 0:

@@ -15,10 +15,9 @@ def keeps(rounded: np.ndarray, array: np.ndarray) -> bool:
     """
     if array.dtype.itemsize <= 4:
         return True
-    moved = np.abs(array - rounded).max()
-    if moved == 0:
+    if (rounded == array).all():
         return True
-    if moved > _MOST_MOVED * np.ptp(array, axis=0).max():
+    if not moves_little(rounded, array):
         return False
     # Points that became one are neighbours in the order of a number made of all their bits; zero has one sign.
     bits = (rounded + np.float32(0)).view(np.uint32).astype(np.uint64)
@@ -31,3 +30,8 @@ def keeps(rounded: np.ndarray, array: np.ndarray) -> bool:
     first, second = first[same], second[same]
     fused = (rounded[first] == rounded[second]).all(1) & (array[first] != array[second]).any(1)
     return not fused.any()
+
+
+def moves_little(rounded: np.ndarray, array: np.ndarray) -> bool:
+    """Whether no point (n, d) moved by more than a millionth of the cloud's extent."""
+    return bool(np.abs(array - rounded).max() <= _MOST_MOVED * np.ptp(array, axis=0).max())
