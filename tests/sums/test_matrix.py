@@ -285,7 +285,7 @@ def test_forward_mode_of_compiled_code(backend, d):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [2, 9])
 def test_sliced_is_an_estimate(dtype, d):
-    """Within five of its standard errors, where the sums along lines keep their digits."""
+    """Within eight of its standard errors, where the sums along lines keep their digits."""
     sliced = Sliced(directions=20)
     for name in ("plain", "1e-6", "1e6", "coincident", "near 1e-6", "near 1e-15", "padding 1e10"):
         scene = Scene(name, d, dtype)
@@ -299,7 +299,7 @@ def test_sliced_is_an_estimate(dtype, d):
         ):
             expected = exact.summed(np.broadcast_to(V, pairs.s.shape), terms, 1).exact
             off = (exact.extended(found[0]) - expected) ** 2
-            assert np.sqrt(off.reshape(len(X), -1).sum(1).mean()) <= 5 * float(error), name
+            assert np.sqrt(off.reshape(len(X), -1).sum(1).mean()) <= 8 * float(error), name
 
 
 PROCESS = """

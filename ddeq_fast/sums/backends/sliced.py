@@ -136,7 +136,7 @@ class _Sums:
 
     Attributes:
         smoothed: the kernel has terms that the grid smooths.
-        radius: of a ball that holds the clouds.
+        radius: of a ball around zero that holds the clouds.
 
     Raises ValueError for bandwidths that the grid does not resolve.
     """
@@ -145,10 +145,8 @@ class _Sums:
         same = x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
         x, y = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in (x, y))
         centre, radius = _extent(x, y, v)
-        self.radius = radius
-        self.x, self.v = x - centre, v.double()
-        # Padding may lie anywhere, but off the grid.
-        self.y = self.x if same else (y - centre).masked_fill((v == 0)[..., None], 0)
+        self.radius = radius + float(torch.linalg.vector_norm(centre, dim=2).max())
+        self.x, self.y, self.v = x, x if same else y, v.double()
         terms = elementary(kernel)
         self.sorted = float(sum(weight for weight, term in terms if term == Riesz(1.0))) * spectra.sphere_constant(
             x.shape[2], 1.0
@@ -157,8 +155,11 @@ class _Sums:
         self.smoothed = any(term.name not in spectra.SMOOTH for _, term in rest)
         self.grid: lines.Grid | None = None
         self.at_zero = 0.0
-        if not rest:
+        if not rest:  # points as they were given, for centring would round them
             return
+        self.x = x - centre
+        # Padding may lie anywhere, but off the grid.
+        self.y = self.x if same else (y - centre).masked_fill((v == 0)[..., None], 0)
         if not math.isfinite(radius):  # the sums are no numbers either
             radius, self.v = 1.0, torch.full_like(self.v, torch.nan)
             self.x, self.y = torch.zeros_like(self.x), torch.zeros_like(self.y)
