@@ -15,6 +15,7 @@ from ddeq_fast import clouds, data, gradients, solvers
 from ddeq_fast.data import files, partial, sampling
 from ddeq_fast.gradients import jacobian_norm
 from ddeq_fast.sums import backends
+from ddeq_fast.sums.certify import certified_error
 
 NAN = float("nan")
 HUGE = 10**400
@@ -140,7 +141,7 @@ KINDS = {
     "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
     "dim_hidden dim_final directions batch_size patience starts",
     "count": "self_layers cross_layers x_layers dim_label",
-    "positive": "bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
+    "positive": "tolerance bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",
     "share": "damping",
     "number": "weight factor",
@@ -352,6 +353,7 @@ PUBLIC = [
     Case("to_unit_box", sampling.to_unit_box, {"points": CLOUD[0]}),
     Case("load_mesh", files.load_mesh, {"path": "missing.obj"}),
     Case("load_points", files.load_points, {"path": "missing.npy"}, dtype="dtype"),
+    Case("certified_error", certified_error, {"found": CLOUD, "x": CLOUD, "y": CLOUD}, found="object", samples="size"),
     Case("backends.get", lambda backend: backends.get(backend), {"backend": "dense"}),
     Case("backends.set_memory_budget", backends.set_memory_budget, {"size": "1G"}, size="budget"),
 ]

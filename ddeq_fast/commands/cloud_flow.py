@@ -21,7 +21,7 @@ from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.backends.sliced import Sliced
 from ddeq_fast.sums.fields import check_kernel, field
 from ddeq_fast.sums.mmd import signed_measure, squared_mmd
-from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.sums.radial import RadialKernel, Riesz
 from ddeq_fast.utils import checkpoints
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 
@@ -162,7 +162,7 @@ class CloudFlow:
     def distance(self) -> float:
         """MMD between particles and target: in Riesz(1) of all of them, sliced to some percent; else of some points."""
         x, y = self.x, self.target
-        if SLICED.unsupported(x[None], y[None], self.kernel) is None:
+        if all(term == Riesz(1.0) for _, term in self.kernel.terms()):
             z, w = signed_measure(x, y, *(cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in (x, y)))
             sliced = Sliced(self.settings.directions, seed=self.settings.seed)
             u, _ = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)

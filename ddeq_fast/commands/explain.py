@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--d", type=int, required=True, help="dimension of the points")
     parser.add_argument("--m", type=int, help="targets of a cloud (default: as many as sources)")
     parser.add_argument("--batch", type=int, default=1, metavar="B", help="clouds (default: %(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="T", help="relative error that 'auto' may make (default: none)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the points (default: %(default)s)")
     arguments.add_device(parser, "cpu")
     arguments.add_kernel(parser)
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         batch=options.batch,
         dtype=options.dtype,
         device=options.device,
+        tolerance=options.tolerance,
     )
     console.say(text, result=True)
     return 0
@@ -60,18 +64,20 @@ def explain(
     batch: int = 1,
     dtype: str = "float32",
     device: str = "cpu",
+    tolerance: float | None = None,
 ) -> str:
     """A table of all backends for potential and field at m targets (n if None) of n sources, in `batch` clouds.
 
-    Times are predicted from measurements on the CPU that the table names; no cloud of these sizes is made.
+    Times are predicted from measurements on the CPU that the table names; no cloud of these sizes is made. The
+    tolerance is that of `potential`.
 
-    Raises ValueError if a size is below one, the dtype unknown or the device not there.
+    Raises ValueError if a size is below one, the dtype or tolerance no such thing, or the device not there.
     """
     check_integer("n", n)
     shape = (check_integer("batch", batch), check_integer("m", n if m is None else m), n, check_integer("d", d))
     check_choice("dtype", dtype, DTYPES)
     x, y = _stand_ins(shape, DTYPES[dtype], device)
-    taken = backends.resolve("auto", x, y, kernel)
+    taken = backends.resolve(backends.to_tolerance("auto", tolerance), x, y, kernel).partition("@")[0]
     rows: list[_Row] = [("backend", "first call", "each call", "memory", "")]
     rows += [_row(name, shape, x, y, kernel, taken) for name in backends.names()]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -113,6 +119,8 @@ def _row(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel, t
 def _why(taken: str, x: Tensor) -> str:
     if taken == "triton":
         return "on a GPU its kernels move no matrix through memory"
+    if taken == "tree":
+        return "within the tolerance it is faster than exact sums"
     if taken == "compiled":
         return f"in {costs.calls()} calls it saves more time than compiling takes"
     if taken == "dense" and x.device.type == "cpu":

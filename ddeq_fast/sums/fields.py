@@ -24,6 +24,7 @@ def potential(
     *,
     charges: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Tensor:
     """Potential u(x_i) = sum_j v_j k(x_i, y_j) of charges at y, differentiable in x, y and the charges.
 
@@ -33,14 +34,19 @@ def potential(
         kernel: radial kernel; `Riesz(1)` if None.
         charges: v, (n,) or (B, n), of any sign; ones if None. A zero charge is padding.
         backend: a name from `ddeq_fast.sums.backends.names()`, or "auto".
+        tolerance: in (0, 1), the relative error |u - u*| / |u*| that each cloud's potentials may have, and fields
+            likewise: u* is exact, norms run over the targets, single ones may be worse. "auto" then takes trees where
+            they are faster (in at most three dimensions on a CPU), which compare themselves with exact sums at some
+            targets; `certify.certified_error` is a look at more of them. None, and exact backends: up to rounding.
 
     Returns:
         u, (m,) or (B, m).
 
     Raises:
-        TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty cloud, an unknown backend.
+        TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty cloud, an unknown backend, a tolerance
+            that it does not promise.
     """
-    return _evaluate(x, y, kernel, charges, backend, True, False)[0]
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), True, False)[0]
 
 
 def field(
@@ -50,12 +56,13 @@ def field(
     *,
     charges: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Tensor:
     """Field f(x_i) = sum_j v_j grad_1 k(x_i, y_j), shape of x; arguments and errors as in `potential`.
 
     Coincident points exert no force on each other.
     """
-    return _evaluate(x, y, kernel, charges, backend, False, True)[1]
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), False, True)[1]
 
 
 def potential_and_field(
@@ -65,9 +72,10 @@ def potential_and_field(
     *,
     charges: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(`potential`, `field`) in one pass over the pairs."""
-    return _evaluate(x, y, kernel, charges, backend, True, True)
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), True, True)
 
 
 def check_kernel(kernel: RadialKernel | None) -> RadialKernel:

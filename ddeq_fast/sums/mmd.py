@@ -32,6 +32,7 @@ def squared_mmd(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic).
 
@@ -42,6 +43,8 @@ def squared_mmd(
             are a mask.
         x_mask, y_mask: boolean, same shape, True for real points; padding has no influence and no gradient.
         backend: a name from `ddeq_fast.sums.backends.names()`, or "auto".
+        tolerance: of the potentials u at the points of both clouds, as in `potential`, which MMD^2 = sum_i w_i u_i is
+            made of: it is off by at most tolerance |w| |u|, which is much more than the tolerance of near clouds.
 
     Returns:
         (B,), or a scalar for clouds without a batch axis. Twice differentiable in x, y and the weights.
@@ -51,6 +54,7 @@ def squared_mmd(
     Raises:
         TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty or fully masked cloud.
     """
+    backend = backends.to_tolerance(backend, tolerance)
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     z, w = _difference(mu, rho, backend)
     return _in_dtype_of(x, _squared(z, w, check_kernel(kernel), backend))
@@ -95,16 +99,19 @@ def witness(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Tensor:
     """Witness function sum_i a_i k(x_i, z) - sum_j b_j k(y_j, z) at the points z: the potential of mu - rho.
 
     Args:
         z: points, (l, d) or (B, l, d); dtype, device, batch and dimension of x.
         x, y, kernel, x_weights, y_weights, x_mask, y_mask, backend: as in `squared_mmd`, whose errors it raises.
+        tolerance: of the result, as in `potential`.
 
     Returns:
         (l,) or (B, l). Twice differentiable in z, x, y and the weights.
     """
+    backend = backends.to_tolerance(backend, tolerance)
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
     sources, w = _difference(mu, rho, backend)
@@ -121,15 +128,17 @@ def wasserstein_gradient(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     backend: str = "auto",
+    tolerance: float | None = None,
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho.
 
-    Arguments and errors are those of `squared_mmd`.
+    Arguments and errors are those of `squared_mmd`; the tolerance is that of the result, as in `field`.
 
     Returns:
         Shape of x, zero on padding. For n equal weights this is n times the gradient with respect to each
         particle's position.
     """
+    backend = backends.to_tolerance(backend, tolerance)
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     sources, w = _difference(mu, rho, backend)
     targets = without_padding(mu.points, mu.real).to(w.dtype)

@@ -18,6 +18,7 @@ from ddeq_fast.sums.backends.registry import (
     register,
     resolve,
     sharded,
+    to_tolerance,
     unsupported,
 )
 from ddeq_fast.sums.radial import RadialKernel
@@ -34,6 +35,7 @@ __all__ = [
     "resolve",
     "set_memory_budget",
     "sharded",
+    "to_tolerance",
     "unsupported",
 ]
 

@@ -99,6 +99,8 @@ def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKern
         fields = all(kind(term) in entry["fields"] for _, term in kernel.terms())
         return tree_seconds(shape, kernel) if fields else call_seconds("compiled", shape, kernel, dtype)
     if "points" in entry:  # sorted sums, of which torch runs one thread a cloud
+        if any(kind(term) != "riesz_1" for _, term in kernel.terms()):
+            return None
         points = batch * (m + n) * entry["directions"]
         return entry["call"] + points * math.log2(m + n) * entry["points"]
     return entry["call"] + batch * m * n * pair_seconds(name, d, kernel, dtype) * _threads()

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.utils.validation import check_number
 
 
 class Backend(Protocol):
@@ -16,6 +17,10 @@ class Backend(Protocol):
     Implementations need no autograd: `operators` supplies the derivatives. A backend, an object or a module, may add
     energy(z, w, kernel, field), which returns sum_ij w_i w_j k(z_i, z_j), (B,), with the potential and the field or
     None of z (B, n, d) with charges w (B, n) on itself, where it has something faster than `evaluate` and a sum.
+
+    One that can be less exact than rounding has to_tolerance(tolerance), the backend within that relative error (see
+    `fields.potential`), and cheaper(tolerance, x, y, kernel), whether that is faster than exact sums. One whose error
+    has no bound has `rough = True`.
     """
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -82,12 +87,42 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Backend:
-    """The backend registered as `name`; raises ValueError if there is none, TypeError if it is no string."""
+    """The backend registered as `name`, within a tolerance if that follows, as in "tree@0.001".
+
+    Raises ValueError if there is none or it promises no tolerance, TypeError if the name is no string.
+    """
     if not isinstance(name, str):
         raise TypeError(f"backend must be a string, got {type(name).__name__}")
-    if name not in _REGISTRY:
+    base, tolerance = _split(name)
+    if base not in _REGISTRY:
         raise ValueError(f"backend must be one of auto, {', '.join(_REGISTRY)}; got {name!r}")
-    return _REGISTRY[name].backend
+    backend = _REGISTRY[base].backend
+    if tolerance is None:
+        return backend
+    if getattr(backend, "rough", False):
+        raise ValueError(f"backend {base!r} promises no tolerance, got {tolerance:g}")
+    return backend.to_tolerance(tolerance) if hasattr(backend, "to_tolerance") else backend
+
+
+def _split(name: str) -> tuple[str, float | None]:
+    """A name and its tolerance, None without one; raises ValueError for a tolerance that is no number in (0, 1)."""
+    base, mark, text = name.partition("@")
+    if not mark:
+        return name, None
+    try:
+        return base, check_number("tolerance", float(text), high=1.0)
+    except ValueError:
+        raise ValueError(f"tolerance of backend must be a number in (0, 1), got {name!r}") from None
+
+
+def to_tolerance(name: str, tolerance: float | None) -> str:
+    """The name of a backend within a tolerance in (0, 1), or of any if it is None; raises as `get`."""
+    if tolerance is None:
+        return check(name)
+    tolerance = check_number("tolerance", tolerance, high=1.0)
+    if "@" in check(name):
+        raise ValueError(f"tolerance must be None where backend has one, got {tolerance:g} and {name!r}")
+    return check(f"{name}@{tolerance!r}")
 
 
 def unsupported(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -106,7 +141,11 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
 
     Raises ValueError if `name` is unknown or cannot run them (with its reason).
     """
-    if name == "auto":
+    base, tolerance = _split(check(name))
+    if base == "auto":
+        for one, entry in _REGISTRY.items() if tolerance is not None else ():
+            if hasattr(entry.backend, "cheaper") and entry.backend.cheaper(tolerance, x, y, kernel):
+                return f"{one}@{tolerance!r}"
         able = (one for one in _REGISTRY if offered(one, x, y, kernel) and unsupported(one, x, y, kernel) is None)
         return next(able)
     reason = unsupported(name, x, y, kernel)
@@ -117,14 +156,14 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
 
 def check(name: str) -> str:
     """`name`, if it is "auto" or a registered backend; raises as `get`."""
-    if name != "auto":
+    if not isinstance(name, str) or _split(name)[0] != "auto":
         get(name)
     return name
 
 
 def sharded(name: str) -> Sharded | None:
     """The backend of that name if its clouds lie in shards over several processes, else None; raises as `get`."""
-    backend = None if name == "auto" else get(name)
+    backend = None if _split(check(name))[0] == "auto" else get(name)
     return backend if getattr(backend, "sharded", False) else None  # type: ignore[return-value]
 
 

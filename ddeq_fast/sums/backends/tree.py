@@ -41,6 +41,7 @@ BLOCK = 1 << 14
 MARGIN = 0.5
 # Clouds wider than so many bandwidths are summed exactly: squares of distances, in bandwidths, must be numbers.
 WIDEST = 1e100
+LARGEST_TOLERANCE = 0.09
 LEAST = 1e-7  # tolerance: errors at the highest orders in three dimensions
 # Riesz kernels know no scale: clouds are stretched to this size, for the package takes points nearer than 1e-8 as one.
 # Stretched to 1e12 its cells lose points.
@@ -81,6 +82,16 @@ class Tree:
         if not available("ferreus_bbfmm"):
             return 'needs ferreus-bbfmm: pip install "ddeq_fast[large]"'
         return None
+
+    def to_tolerance(self, tolerance: float) -> Tree:
+        """The same within another tolerance, any one above 1e-7."""
+        return _within(min(tolerance, LARGEST_TOLERANCE))
+
+    def cheaper(self, tolerance: float, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
+        """Whether a sum within this tolerance is faster than an exact one, by the table of costs."""
+        if tolerance <= LEAST or torch.compiler.is_compiling():
+            return False
+        return self.unsupported(x, y, kernel) is None and _pays(x, y, kernel)
 
     def evaluate(
         self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool
@@ -133,6 +144,11 @@ class Tree:
             (i for i, order in enumerate(orders) if ERRORS[d][order] <= MARGIN * self.tolerance), len(orders) - 1
         )
         return orders[first : first + TRIES + 1]
+
+
+@functools.lru_cache(maxsize=64)
+def _within(tolerance: float) -> Tree:
+    return Tree(tolerance)
 
 
 def _pays(x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:

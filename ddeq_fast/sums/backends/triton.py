@@ -85,6 +85,11 @@ class Triton:
     def __post_init__(self):
         check_choice("precision", self.precision, PRECISIONS)
 
+    @property
+    def rough(self) -> bool:
+        """Whether products of points are rounded, by what nothing bounds."""
+        return self.precision != "tf32x3"
+
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """See `Backend.unsupported`."""
         if self.precision == "bf16" and not x.is_cuda:
