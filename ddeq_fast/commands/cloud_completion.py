@@ -29,13 +29,13 @@ class Frame(NamedTuple):
 class Completed(NamedTuple):
     """A completion of one cloud.
 
-    new: points (k, d), in coordinates and dtype of the partial cloud. weight: of each of them, where an observed point
-    has one. shown: points of the partial cloud that the model was conditioned on. evaluations, residual, converged: of
+    new: points (k, d), in coordinates and dtype of the partial cloud. weights: (k,), where an observed point has one,
+    float64. shown: points of the partial cloud that the model was conditioned on. evaluations, residual, converged: of
     the solve, see `SolveInfo`.
     """
 
     new: Tensor
-    weight: float
+    weights: Tensor
     shown: int
     evaluations: int
     residual: float
@@ -86,7 +86,7 @@ def complete(
         FloatingPointError: new points that are not finite in the dtype of the cloud.
     """
     assert isinstance(run.task, CompletionTask)
-    own = int(missing_points(torch.ones(1, len(cloud)), run.config.growth))
+    own = _missing(len(cloud), run)
     count = own if points is None else points - len(cloud)
     most = max(map(len, run.dataset.train.points)) if shown is None else shown
     there, here = frames or (Frame(cloud.new_zeros(()), 1.0),) * 2
@@ -98,9 +98,18 @@ def complete(
     noise = run.task.noise(x, torch.tensor([count]), None, [generator(seed, START)])
     with quiet():
         output = run.model(x, noise=noise, points=x.shape[1] + count)
-    new = (output.points[0, ~output.observed[0]].cpu().double() - here.middle) / factor + there.middle
+    added = ~output.observed[0]
+    new = (output.points[0, added].cpu().double() - here.middle) / factor + there.middle
+    # What the model gives to points of weight one, in a share of what is missing of the cloud, not of the part shown.
+    given = torch.tensor(_missing(x.shape[1], run)) / count
+    weights = (output.weights[0, added].cpu() / given).double() * (own / count)
     info = output.equilibrium.info
     solve = int(info.evaluations), float(info.residual), bool(info.converged)
     if not torch.isfinite(new.to(cloud.dtype)).all():
         raise FloatingPointError(f"the completion left the range of {cloud.dtype}")
-    return Completed(new.to(cloud.dtype), own / count, x.shape[1], *solve)
+    return Completed(new.to(cloud.dtype), weights, x.shape[1], *solve)
+
+
+def _missing(observed: int, run: Trained) -> int:
+    """How many points the run's growth adds to so many."""
+    return int(missing_points(torch.ones(1, observed), run.config.growth))

@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             wrote.append(str(picture))
         except Exception as error:  # the cloud is there
             console.say(f"no picture {picture}: {type(error).__name__}: {error}", error=True)
-    _say(told, out, loaded.config.max_steps)
+    _say(told, out, loaded.config.max_steps, varied=loaded.config.mass == "learned")
     console.say(f"wrote {', '.join(wrote)}")
     return 0
 
@@ -135,7 +135,7 @@ def _frames(loaded: trained.Trained, cloud: Tensor, partial: Path) -> tuple[Fram
 def _beside(found: Completed, observed: int) -> dict[str, Tensor]:
     """What a file that can holds beside the points."""
     mask = torch.arange(observed + len(found.new)) < observed
-    return {"weights": torch.where(mask, 1.0, found.weight), "observed": mask}
+    return {"weights": torch.cat((torch.ones(observed), found.weights.float())), "observed": mask}
 
 
 def _told(found: Completed, cloud: Tensor, options: argparse.Namespace, tol: float) -> dict:
@@ -153,7 +153,7 @@ def _told(found: Completed, cloud: Tensor, options: argparse.Namespace, tol: flo
         "shown": found.shown,
         "points": len(cloud) + len(found.new),
         "new": len(found.new),
-        "new_weight": found.weight,
+        "new_weight": float(found.weights.mean()),
         "new_side": frame(found.new).side,
         "evaluations": found.evaluations,
         "residual": found.residual,
@@ -162,8 +162,8 @@ def _told(found: Completed, cloud: Tensor, options: argparse.Namespace, tol: flo
     }
 
 
-def _say(told: dict, out: Path, max_steps: int) -> None:
-    """The same in words."""
+def _say(told: dict, out: Path, max_steps: int, *, varied: bool) -> None:
+    """The same in words; `varied`: weights of new points differ."""
     shown = "" if told["shown"] == told["observed"] else f", of which the model was shown {told['shown']:,}"
     console.say(f"{told['partial']}: {told['observed']:,} points in {told['dim']} dimensions{shown}")
     console.say(
@@ -172,8 +172,9 @@ def _say(told: dict, out: Path, max_steps: int) -> None:
         f"{told['tol']:g} of the run"
     )
     if told["new_weight"] != 1:
+        own = " on average" if varied else ""
         rest = "" if FORMATS[out.suffix.lower()].beside else f", which a {out.suffix} file does not hold: .npz does"
-        console.say(f"a new point has the weight {told['new_weight']:.4g}, an observed one 1{rest}")
+        console.say(f"a new point has the weight {told['new_weight']:.4g}{own}, an observed one 1{rest}")
     if told["new"] > 1 and told["new_side"] < _SPOT * told["side"]:
         console.say(
             "ddeq-fast: warning: all new points lie on one spot: the equilibria of this run are points, not clouds; "

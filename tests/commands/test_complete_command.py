@@ -23,7 +23,13 @@ for module in ("safetensors", "tqdm"):
 
 TINY = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "device": "cpu", "growth": 1.5}
 EVEN, RANDOM, BRIEF = {"start": "even", "dim_label": 2}, {}, {"max_steps": 1, "solver": "flow"}
-KINDS = {"even": EVEN, "random": RANDOM, "brief": BRIEF, "classify": {"task": "classify"}}
+KINDS = {
+    "even": EVEN,
+    "learned": {**EVEN, "mass": "learned"},
+    "random": RANDOM,
+    "brief": BRIEF,
+    "classify": {"task": "classify"},
+}
 
 
 def load_rings(root=None, intensity="none", max_points=None):
@@ -125,7 +131,7 @@ def test_the_model_sees_a_cloud_where_training_clouds_are(runs, partial, tmp_pat
 
 def test_observed_points_come_back_exactly(runs, tmp_path, monkeypatch):
     """Also where single precision keeps the completed cloud, which is larger, but not the partial one."""
-    far = cloud_completion.Completed(torch.zeros(5, 2, dtype=torch.float64), 1.0, 10, 9, 1e-4, True)
+    far = cloud_completion.Completed(torch.zeros(5, 2, dtype=torch.float64), torch.ones(5), 10, 9, 1e-4, True)
     monkeypatch.setattr(command, "complete", lambda *_, **__: far)
     points = 0.9 * torch.rand(10, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 20
     write_points(tmp_path / "survey.npy", points, dtype=torch.float64)
@@ -148,6 +154,29 @@ def test_large_clouds_are_shown_in_part(runs, tmp_path, capsys):
     assert not torch.equal(again, whole)
     complete(tmp_path / "large.npy", runs / "even", tmp_path / "again.npy", "--shown", "50")
     assert "of which the model was shown 50\n" in capsys.readouterr().out
+
+
+def test_weights_are_those_that_the_model_learned(runs, partial, tmp_path, capsys, monkeypatch):
+    """In a large cloud, of which the model is shown a part, of what is missing of all of it."""
+    found = trained.load(runs / "learned", argparse.Namespace(checkpoint="last", device="cpu"))
+    with torch.no_grad():
+        found.model.to_mass.weight.normal_(generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(trained, "load", lambda *_, **__: found)
+    out, told = tmp_path / "whole.npz", tmp_path / "told.json"
+    complete(partial, runs / "learned", out, "--coordinates", "data", "--json", str(told))
+    cloud = load_points(partial)
+    with torch.no_grad():
+        expected = found.model(cloud[None], noise=found.task.noise(cloud[None], torch.tensor([8]), None, [])).weights[0]
+    weights = np.load(out)["weights"]
+    assert np.allclose(weights, expected) and weights[16:].std() > 0.1 and (weights[:16] == 1).all()
+    mean = json.loads(told.read_text())["new_weight"]
+    assert mean == pytest.approx(float(expected[16:].mean()))
+    assert f"a new point has the weight {mean:.4g} on average, an observed one 1\n" in capsys.readouterr().out
+    with torch.no_grad():
+        found.model.to_mass.weight.zero_()
+        found.model.to_mass.bias.fill_(20.0)  # all weights are 20, whatever the model is shown
+    complete(partial, runs / "learned", out, "--coordinates", "data", "--shown", "6", "--points", "32")
+    assert np.allclose(np.load(out)["weights"][16:], 20 * 8 / 16)
 
 
 def test_the_seed_is_of_random_starts_alone(runs, partial, tmp_path):
