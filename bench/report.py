@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.drawing import BLUE, GREEN, ORANGE, figure, write_png
 from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.units import duration
 
 COLOURS = {
-    "triton": "#0072B2",
-    "compiled": "#009E73",
+    "triton": BLUE,
+    "compiled": GREEN,
     "keops": "#CC79A7",
-    "dense": "#D55E00",
+    "dense": ORANGE,
     "torch.compile": "#E69F00",
 }
 

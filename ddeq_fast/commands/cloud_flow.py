@@ -113,9 +113,13 @@ class CloudFlow:
             return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
-        if seconds(exact) < PATIENCE or self.kernel != Riesz(1.0):  # other kernels' slices can be poor
+        if seconds(exact) < PATIENCE or not self._sliceable():
             return exact
         return min((exact, "sliced"), key=seconds)
+
+    def _sliceable(self) -> bool:
+        """Whether slices are good whatever the clouds: those of other kernels than Riesz(1) can be poor."""
+        return all(term == Riesz(1.0) for _, term in self.kernel.terms())
 
     def charges(self) -> int:
         """How many charges make the field of one step."""
@@ -164,7 +168,7 @@ class CloudFlow:
     def distance(self) -> float:
         """MMD between particles and target: in Riesz(1) of all of them, sliced to some percent; else of some points."""
         x, y = self.x, self.target
-        if all(term == Riesz(1.0) for _, term in self.kernel.terms()):
+        if self._sliceable():
             z, w = signed_measure(x, y, *(cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in (x, y)))
             sliced = Sliced(self.settings.directions, seed=self.settings.seed)
             u, _ = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.utils import drawing
+from ddeq_fast.utils.drawing import BLUE, ORANGE
 from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.optional import require
 
 ENDINGS = (".png", ".gif")
-# Okabe & Ito's colours, which the colour-blind can tell apart.
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
 # Points drawn of each cloud: more are a solid patch.
 SHOWN = 6000
 _MOMENTS = {".png": (0.0, 0.02, 0.06, 0.2, 1.0), ".gif": tuple((i / 40) ** 2 for i in range(41))}
@@ -49,9 +48,9 @@ def draw_completion(path: Path, partial: Tensor, new: Tensor) -> None:
     old, added = seen(partial, plane), seen(new, plane)
     figure, ((left, right),) = drawing.figure(1, 2, 7, 3.8)
     limits = _limits(torch.cat((old, added)), room=0.55)
-    _scatter(left, old, limits, f"partial: {len(partial):,} points", _BLUE)
-    _scatter(right, old, limits, f"completed: {len(partial) + len(new):,} points", _BLUE)
-    _scatter(right, added, limits, None, _ORANGE)
+    _scatter(left, old, limits, f"partial: {len(partial):,} points", BLUE)
+    _scatter(right, old, limits, f"completed: {len(partial) + len(new):,} points", BLUE)
+    _scatter(right, added, limits, None, ORANGE)
     drawing.write_png(figure, path)
 
 
@@ -96,9 +95,9 @@ def _panels(frames, target, history, path: Path) -> None:
     figure, ((*places, last, curve),) = drawing.figure(1, len(frames) + 2, 2.6 * (len(frames) + 2), 2.9)
     limits = _limits(target)
     for axis, (step, points) in zip(places, frames, strict=True):
-        _scatter(axis, points, limits, f"step {step}", _BLUE)
-    _scatter(last, target, limits, "target", _ORANGE)
-    curve.loglog([max(step, 1) for step, _ in history], [value for _, value in history], color=_BLUE)
+        _scatter(axis, points, limits, f"step {step}", BLUE)
+    _scatter(last, target, limits, "target", ORANGE)
+    curve.loglog([max(step, 1) for step, _ in history], [value for _, value in history], color=BLUE)
     curve.set(title="MMD", xlabel="step")
     curve.grid(alpha=0.3)
     drawing.write_png(figure, path)
@@ -111,7 +110,7 @@ def _animation(frames, target) -> bytes:
     limits, images = _limits(target), []
     for step, points in frames:
         figure, ((axis,),) = drawing.figure(1, 1, 4, 4.2)
-        _scatter(axis, points, limits, f"step {step}", _BLUE)
+        _scatter(axis, points, limits, f"step {step}", BLUE)
         figure.canvas.draw()
         images.append(Image.frombuffer("RGBA", figure.canvas.get_width_height(), figure.canvas.buffer_rgba()))
     images = [image.convert("RGB").quantize(64) for image in images]

@@ -77,7 +77,7 @@ def explain(
     shape = (check_integer("batch", batch), check_integer("m", n if m is None else m), n, check_integer("d", d))
     check_choice("dtype", dtype, DTYPES)
     x, y = _stand_ins(shape, DTYPES[dtype], device)
-    taken = backends.resolve(backends.to_tolerance("auto", tolerance), x, y, kernel).partition("@")[0]
+    taken = backends.base(backends.resolve(backends.to_tolerance("auto", tolerance), x, y, kernel))
     rows: list[_Row] = [("backend", "first call", "each call", "memory", "")]
     rows += [_row(name, shape, x, y, kernel, taken) for name in backends.names()]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -14,7 +14,6 @@ from ddeq_fast.data.dataset import TEST_SHARE, Dataset, Split, held_out
 from ddeq_fast.data.formats.arrays import read_arrays
 from ddeq_fast.data.pixels import check_options
 from ddeq_fast.data.recipe import Recipe
-from ddeq_fast.data.sampling import cut
 from ddeq_fast.utils.validation import check_number, check_path
 
 _EXPECTED = (
@@ -146,7 +145,7 @@ def _part(path: Path, arrays: Mapping[str, np.ndarray], part: str, recipe: Recip
         if not torch.isfinite(exact.float()).all():
             raise ValueError(f"{path}: {name}: cloud {i} (the first is 0) is not finite in float32")
         try:
-            clouds.append(recipe.finished(cut(exact, recipe.most, recipe.draw(f"{name} {i}"))))
+            clouds.append(recipe.finished(exact, recipe.draw(f"{name} {i}")))
         except ValueError as error:
             raise ValueError(f"{path}: {name}: cloud {i} (the first is 0): {error}") from error
     return clouds, labels

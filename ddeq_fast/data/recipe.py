@@ -76,12 +76,13 @@ class Recipe:
                 points = sample_surface(points, triangles, self.number, draw)
             elif self.voxels is not None:
                 points = voxel_reduce(points, *self.voxels)
-            return self.finished(cut(points, self.most, draw)), faces
+            return self.finished(points, draw), faces
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def finished(self, points: Tensor) -> Tensor:
-        """Points (n, d) of the last steps: coordinates, place and size, float32."""
+    def finished(self, points: Tensor, draw: torch.Generator) -> Tensor:
+        """Points (n, d) after the last steps, number, coordinates, place and size, in float32."""
+        points = cut(points, self.most, draw)
         if self.coordinates is not None:
             if points.shape[1] < self.coordinates:
                 raise ValueError(f"points have {points.shape[1]} coordinates, and {self.coordinates} are to be taken")

@@ -7,9 +7,7 @@ from typing import Any
 
 from ddeq_fast.diagnostics.results import APART, Audit, Step
 from ddeq_fast.utils import drawing
-
-# Okabe & Ito's colours, which the colour-blind can tell apart.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+from ddeq_fast.utils.drawing import BLUE, GREEN, GREY, ORANGE
 
 
 def draw(audit: Audit, path: Path) -> None:
@@ -19,29 +17,29 @@ def draw(audit: Audit, path: Path) -> None:
     """
     figure, axes = drawing.figure(2, 3, 12, 6.5)
     (spread, residual, radius), (steps, apart, gradients) = axes
-    _dots(spread, audit.start_spread, "start", _GREY)
-    _dots(spread, audit.own_spread, "where the solver stops", _BLUE)
-    _dots(spread, audit.spread, "equilibrium", _ORANGE)
+    _dots(spread, audit.start_spread, "start", GREY)
+    _dots(spread, audit.own_spread, "where the solver stops", BLUE)
+    _dots(spread, audit.spread, "equilibrium", ORANGE)
     if audit.between > 0:
-        spread.axhline(audit.between, color=_GREEN, label="between clouds")
+        spread.axhline(audit.between, color=GREEN, label="between clouds")
     spread.set(title="spread of the particles", xlabel="clouds, sorted", yscale="log")
-    _dots(residual, audit.residual, "solve", _BLUE)
-    residual.axhline(audit.tol, color=_GREY, linestyle="--", label="tolerance")
+    _dots(residual, audit.residual, "solve", BLUE)
+    residual.axhline(audit.tol, color=GREY, linestyle="--", label="tolerance")
     residual.set(title="residual MMD(Z, F(Z)), relative", xlabel="clouds, sorted", yscale="log")
-    _dots(radius, audit.radius, "spectral radius", _BLUE)
-    _dots(radius, audit.jacobian, "root mean square", _GREEN)
-    radius.axhline(1, color=_GREY, linestyle="--", label="contraction below")
+    _dots(radius, audit.radius, "spectral radius", BLUE)
+    _dots(radius, audit.jacobian, "root mean square", GREEN)
+    radius.axhline(1, color=GREY, linestyle="--", label="contraction below")
     radius.set(title="Jacobian of F at the equilibrium", xlabel="clouds, sorted", ylim=(0, None))
-    _changes(steps, audit.plain, "z <- F(z)", _BLUE)
-    _changes(steps, audit.own, "own solver", _ORANGE)
-    steps.axhline(max(audit.one_particle, 1e-12), color=_GREEN, linestyle=":", label="one particle")
+    _changes(steps, audit.plain, "z <- F(z)", BLUE)
+    _changes(steps, audit.own, "own solver", ORANGE)
+    steps.axhline(max(audit.one_particle, 1e-12), color=GREEN, linestyle=":", label="one particle")
     steps.set(title="change of the output", xlabel="steps in place of a solve", yscale="log")
-    _dots(apart, audit.distance, "distance", _BLUE)
-    _dots(apart, audit.mmd, "squared MMD", _ORANGE)
-    apart.axhline(APART, color=_GREY, linestyle="--", label="another one above")
+    _dots(apart, audit.distance, "distance", BLUE)
+    _dots(apart, audit.mmd, "squared MMD", ORANGE)
+    apart.axhline(APART, color=GREY, linestyle="--", label="another one above")
     apart.set(title="equilibria from other starts, relative", xlabel="clouds, sorted", yscale="log")
     bars = {name: error.error for name, error in audit.gradients.items() if error.error > 0}
-    gradients.barh(list(bars), list(bars.values()), color=_BLUE)
+    gradients.barh(list(bars), list(bars.values()), color=BLUE)
     gradients.invert_yaxis()
     gradients.set(title="error of gradients, relative", xscale="log" if bars else "linear")
     for axis in axes.flat[:5]:

@@ -90,11 +90,11 @@ class Trainer:
 
     def _build(self, config: Config, folder: Path, dataset: Dataset | None, build: BuildModel | None) -> None:
         """All parts, at step zero, and nothing on disk."""
-        self.config, self.folder, self.task = config, folder, make_task(config)
+        self.config, self.folder = config, folder
         self.device = choose_device(local_device(config.device))
         self.processes = Processes.join(self.device)
         self.dataset = load_data(config) if dataset is None else dataset
-        self.task.prepare(self.dataset)
+        self.task = make_task(config, self.dataset)
         with self._randomness(_WEIGHTS):
             self.model = _model_of(config, self.dataset) if build is None else build(config, self.dataset)
         self.processes.check(self.model)

@@ -20,9 +20,7 @@ from ddeq_fast.training.metrics import METRICS, Metric
 from ddeq_fast.training.run import read_metrics
 from ddeq_fast.training.tasks import CompletionTask, Partial
 from ddeq_fast.utils import drawing, tree
-
-# Okabe & Ito's colours, which the colour-blind can tell apart.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+from ddeq_fast.utils.drawing import BLUE, GREEN, GREY, ORANGE
 
 MORE = 6  # times as many new points, of the same mass, as a model was trained with
 
@@ -55,11 +53,11 @@ def _draw_curves(axis: Any, metric: Metric, metrics: list[dict]) -> None:
 
     if train:
         steps = [entry["step"] for entry in train]
-        axis.plot(steps, values(train), color=_BLUE, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, _smoothed(values(train)), color=_BLUE, label="train, running mean")
-    axis.plot([entry["step"] for entry in test], values(test), color=_ORANGE, marker="o", markersize=3, label="test")
+        axis.plot(steps, values(train), color=BLUE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, _smoothed(values(train)), color=BLUE, label="train, running mean")
+    axis.plot([entry["step"] for entry in test], values(test), color=ORANGE, marker="o", markersize=3, label="test")
     if metric.partial in metrics[-1]:
-        axis.axhline(metrics[-1][metric.partial], color=_GREY, linestyle="--", label="partial input")
+        axis.axhline(metrics[-1][metric.partial], color=GREY, linestyle="--", label="partial input")
         axis.legend(fontsize="small")
     axis.set(xlabel="step", ylabel=metric.curve, yscale="log" if log else "linear")
     axis.grid(alpha=0.3)
@@ -122,12 +120,12 @@ def equilibrium(model: Classifier, batch: Batch, path: Path, steps: int = 150) -
         present = batch.clouds.mask[i]
         _draw_input(left, batch.clouds.points[i, present], batch.clouds.weights[i, present])
         left.set_title(f"input cloud, label {int(batch.labels[i])}")
-        middle.plot(*plane[:, i].unbind(-1), color=_GREY, linewidth=0.8)
-        middle.scatter(*plane[0, i].unbind(-1), facecolor="none", edgecolor=_BLUE, label="start", zorder=3)
-        middle.scatter(*end[i].unbind(-1), color=_ORANGE, s=24, label="equilibrium", zorder=4)
+        middle.plot(*plane[:, i].unbind(-1), color=GREY, linewidth=0.8)
+        middle.scatter(*plane[0, i].unbind(-1), facecolor="none", edgecolor=BLUE, label="start", zorder=3)
+        middle.scatter(*end[i].unbind(-1), color=ORANGE, s=24, label="equilibrium", zorder=4)
         middle.set(title="latent particles along the flow", xlabel="first component", ylabel="second component")
-        right.semilogy(flow[:, i], color=_BLUE, label="flow")
-        right.semilogy(anderson[:, i], color=_GREEN, marker=".", label="Anderson")
+        right.semilogy(flow[:, i], color=BLUE, label="flow")
+        right.semilogy(anderson[:, i], color=GREEN, marker=".", label="Anderson")
         right.set(title="residual", xlabel="evaluations of F", ylabel="MMD(Z, F(Z)), relative")
         right.grid(alpha=0.3)
     axes[0, 1].legend()
@@ -141,28 +139,28 @@ def completion(model: Completer, inputs: Partial, path: Path) -> None:
     Particles with labels are a distribution: below the completion, so many more of the new points that share its mass.
     """
     model, rows = model.eval().cpu(), ["partial", "completed", "whole"]
-    outputs = [_complete(model, inputs.clouds, inputs.noise, model.growth)]
+    outputs = [_complete(model, inputs.clouds, inputs.noise)]
     if model.ddeq.dim_label:
         rows.insert(2, f"{MORE} times as many")
         more = spread_normal(MORE * (inputs.noise.shape[1] + 1), inputs.noise.shape[2]).to(inputs.noise)
-        outputs.append(_complete(model, inputs.clouds, more.expand(len(inputs.noise), -1, -1), model.growth, MORE))
+        outputs.append(_complete(model, inputs.clouds, more.expand(len(inputs.noise), -1, -1), MORE))
     figure, axes = drawing.figure(len(rows), len(inputs.noise), 1.8 * len(inputs.noise), 1.8 * len(rows))
     for name, axis in zip(rows, axes[:, 0], strict=True):
         axis.set_ylabel(name)
     for i, column in enumerate(axes.T):
         for axis in column[:-1]:
-            _draw_points(axis, inputs.clouds, i, _BLUE)
+            _draw_points(axis, inputs.clouds, i, BLUE)
         for axis, output in zip(column[1:], outputs, strict=False):
-            _draw_points(axis, PointClouds(output.points, output.weights * ~output.observed), i, _ORANGE)
-        _draw_points(column[-1], inputs.whole, i, _BLUE)
+            _draw_points(axis, PointClouds(output.points, output.weights * ~output.observed), i, ORANGE)
+        _draw_points(column[-1], inputs.whole, i, BLUE)
         _share_limits(column, inputs.whole.points[i, inputs.whole.mask[i]])
     drawing.write_png(figure, path)
 
 
-def _complete(model: Completer, clouds: PointClouds, noise: Tensor, growth: float, times: int = 1) -> Completion:
-    """Completions with `times` the new points of this growth."""
+def _complete(model: Completer, clouds: PointClouds, noise: Tensor, times: int = 1) -> Completion:
+    """Completions with `times` as many new points as the model's growth gives."""
     with torch.no_grad(), quiet():
-        return model(*clouds, noise=noise, growth=1 + times * (growth - 1))
+        return model(*clouds, noise=noise, growth=1 + times * (model.growth - 1))
 
 
 @torch.no_grad()
@@ -183,8 +181,8 @@ def completion_flow(model: Completer, inputs: Partial, path: Path, shown: int = 
     figure, axes = drawing.figure(len(particles), len(panels), 2 * len(panels), 2 * len(particles))
     for i, row in enumerate(axes):
         for axis, (title, points) in zip(row, panels, strict=True):
-            _draw_points(axis, inputs.clouds, i, _GREY)
-            _draw_points(axis, PointClouds(points, start.weights), i, _ORANGE)
+            _draw_points(axis, inputs.clouds, i, GREY)
+            _draw_points(axis, PointClouds(points, start.weights), i, ORANGE)
             if i == 0:
                 axis.set_title(title, fontsize="medium")
         _share_limits(row, inputs.whole.points[i, inputs.whole.mask[i]])

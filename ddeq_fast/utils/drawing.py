@@ -12,6 +12,9 @@ from typing import Any
 from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.optional import require
 
+# Okabe & Ito's colours, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+
 
 def load_matplotlib() -> None:
     """Import matplotlib; raises ImportError if it is missing.

@@ -11,6 +11,7 @@ from ddeq_fast.sums.backends.costs import expected_calls
 from ddeq_fast.sums.backends.memory import memory_budget, set_memory_budget
 from ddeq_fast.sums.backends.registry import (
     Backend,
+    base,
     check,
     check_whole,
     get,
@@ -25,6 +26,7 @@ from ddeq_fast.sums.radial import RadialKernel
 
 __all__ = [
     "Backend",
+    "base",
     "check",
     "check_whole",
     "expected_calls",

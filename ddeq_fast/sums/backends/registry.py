@@ -93,26 +93,31 @@ def get(name: str) -> Backend:
     """
     if not isinstance(name, str):
         raise TypeError(f"backend must be a string, got {type(name).__name__}")
-    base, tolerance = _split(name)
-    if base not in _REGISTRY:
+    plain, tolerance = _split(name)
+    if plain not in _REGISTRY:
         raise ValueError(f"backend must be one of auto, {', '.join(_REGISTRY)}; got {name!r}")
-    backend = _REGISTRY[base].backend
+    backend = _REGISTRY[plain].backend
     if tolerance is None:
         return backend
     if getattr(backend, "rough", False):
-        raise ValueError(f"backend {base!r} promises no tolerance, got {tolerance:g}")
+        raise ValueError(f"backend {plain!r} promises no tolerance, got {tolerance:g}")
     return backend.to_tolerance(tolerance) if hasattr(backend, "to_tolerance") else backend
 
 
 def _split(name: str) -> tuple[str, float | None]:
     """A name and its tolerance, None without one; raises ValueError for a tolerance that is no number in (0, 1)."""
-    base, mark, text = name.partition("@")
+    plain, mark, text = name.partition("@")
     if not mark:
         return name, None
     try:
-        return base, check_number("tolerance", float(text), high=1.0)
+        return plain, check_number("tolerance", float(text), high=1.0)
     except ValueError:
         raise ValueError(f"tolerance of backend must be a number in (0, 1), got {name!r}") from None
+
+
+def base(name: str) -> str:
+    """A name without its tolerance; raises ValueError for one that is none."""
+    return _split(name)[0]
 
 
 def to_tolerance(name: str, tolerance: float | None) -> str:
@@ -141,8 +146,8 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
 
     Raises ValueError if `name` is unknown or cannot run them (with its reason).
     """
-    base, tolerance = _split(check(name))
-    if base == "auto":
+    plain, tolerance = _split(check(name))
+    if plain == "auto":
         for one, entry in _REGISTRY.items() if tolerance is not None else ():
             if hasattr(entry.backend, "cheaper") and entry.backend.cheaper(tolerance, x, y, kernel):
                 return f"{one}@{tolerance!r}"
@@ -156,14 +161,14 @@ def resolve(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str:
 
 def check(name: str) -> str:
     """`name`, if it is "auto" or a registered backend; raises as `get`."""
-    if not isinstance(name, str) or _split(name)[0] != "auto":
+    if not isinstance(name, str) or base(name) != "auto":
         get(name)
     return name
 
 
 def sharded(name: str) -> Sharded | None:
     """The backend of that name if its clouds lie in shards over several processes, else None; raises as `get`."""
-    backend = None if _split(check(name))[0] == "auto" else get(name)
+    backend = None if base(check(name)) == "auto" else get(name)
     return backend if getattr(backend, "sharded", False) else None  # type: ignore[return-value]
 
 
