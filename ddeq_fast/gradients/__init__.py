@@ -9,7 +9,7 @@ from __future__ import annotations
 from ddeq_fast.gradients.base import Backward, BackwardInfo, make, names, register
 from ddeq_fast.gradients.bilevel import Bilevel
 from ddeq_fast.gradients.implicit import ImplicitFunction
-from ddeq_fast.gradients.jacobian import jacobian_norm
+from ddeq_fast.gradients.jacobian import jacobian_norm, residual_direction
 from ddeq_fast.gradients.phantom import Phantom
 
 register("phantom", Phantom)
@@ -23,6 +23,7 @@ __all__ = [
     "ImplicitFunction",
     "Bilevel",
     "jacobian_norm",
+    "residual_direction",
     "make",
     "names",
     "register",

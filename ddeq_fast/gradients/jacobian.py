@@ -23,11 +23,13 @@ def jacobian_norm(
     from torch's global generator, by a finite difference of length `step` per coordinate: the attention kernels have no
     second derivative. Differentiable in all that F depends on, once. Padding and frozen particles are held.
 
+    With `residual_direction` it is the squared factor by which F contracts what a solve has left over, |J v|^2 / |v|^2.
+
     Args:
         problem: F and its context.
         z: the cloud (B, n, d).
         step: length of the difference.
-        direction: (B, n, d).
+        direction: (B, n, d), of mean square one where the value is to be a squared factor.
         image: F(z) with its graph, where it is known, as in `BackwardInfo.evaluated`; evaluated if None.
 
     Raises:
@@ -47,6 +49,36 @@ def jacobian_norm(
     image = problem.image(z) if image is None else image
     change = (problem.image(z + step * direction) - image) / step * moving
     return change.square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)
+
+
+def residual_direction(problem: Pushforward, z: Tensor, image: Tensor | None = None) -> Tensor:
+    """The direction F(z) - z of a cloud near its equilibrium, (B, n, d), detached, of mean square one over what
+    moves; zero where nothing is left.
+
+    What a solve leaves over is what F contracts least: a penalty there, see `jacobian_norm`, reaches the few directions
+    that decide how long solves take, where a random one is met by the many that F contracts anyway.
+
+    Args:
+        problem: F and its context.
+        z: the cloud (B, n, d).
+        image: F(z), where it is known; evaluated if None.
+
+    Raises:
+        TypeError, ValueError: as `jacobian_norm`.
+    """
+    if not isinstance(problem, Pushforward):
+        raise TypeError(f"problem must be a Pushforward, got {type(problem).__name__}")
+    problem = problem.checked(z, "z")
+    with torch.no_grad():
+        if image is None:
+            image = problem.image(z)
+        else:
+            _check_like(z, "image", image)
+        moving = problem.moving(z)
+        direction = (image - z) * moving
+        mean = direction.double().square().sum((1, 2)) / (moving.sum((1, 2)) * z.shape[2]).clamp_min(1)
+        length = mean.sqrt()[:, None, None].to(z.dtype)
+        return torch.where(length > 0, direction / length, 0)
 
 
 def _check_like(z: Tensor, name: str, cloud: Tensor) -> None:

@@ -162,6 +162,11 @@ class Config:
     backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)
+    jacobian_direction: str = _gradient(
+        "random",
+        "direction in which that is measured: a random one, or the residual, in which F contracts least",
+        choices=("random", "residual"),
+    )
 
     class_weights: str = _optimisation(
         "none",

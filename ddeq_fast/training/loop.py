@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Batch, Dataset, Split, generator
-from ddeq_fast.gradients import jacobian_norm
+from ddeq_fast.gradients import jacobian_norm, residual_direction
 from ddeq_fast.models import Equilibrium
 from ddeq_fast.networks.layers import share_of_batch
 from ddeq_fast.solvers import quiet
@@ -182,11 +182,13 @@ class Trainer:
         return {"split": "train", **combine(self.processes.gather((mine, metrics))), "lr": lr}
 
     def _jacobian(self, equilibrium: Equilibrium, total: int, rows: Tensor) -> Tensor:
-        """The penalty, with the directions that one process would draw for the whole batch."""
+        """The penalty; random directions are those that one process would draw for the whole batch."""
         info, direction = equilibrium.backward_info, None
         known = None if info is None else info.evaluated
         particles, image = (equilibrium.particles, None) if known is None else known
-        if self.processes.size > 1:
+        if self.config.jacobian_direction == "residual":
+            direction = residual_direction(equilibrium.problem, particles.detach(), image)
+        elif self.processes.size > 1:
             shape = (total, *particles.shape[1:])
             direction = torch.randn(shape, dtype=particles.dtype, device=particles.device)[rows]
         return jacobian_norm(equilibrium.problem, particles, direction=direction, image=image).mean()

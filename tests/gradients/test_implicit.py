@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ddeq_fast import gradients as backwards
-from ddeq_fast.gradients import ImplicitFunction, Phantom, jacobian_norm
+from ddeq_fast.gradients import ImplicitFunction, Phantom
 from ddeq_fast.models import DDEQ
 from ddeq_fast.solvers import Anderson, ConvergenceWarning, MMDFlow, Pushforward
 from problems import Recorder, affine, affine_context, close, fails, small_transport
@@ -278,66 +278,6 @@ def test_gradcheck_through_a_layer(cloud, method):
     x, names = cloud(1, 3, 2, grad=True), ("bilinear.alpha", "cross_encoder.0.project_in.bias", "final.linear2.weight")
     parameters = [transport.get_parameter(name) for name in names]
     assert gradcheck(lambda x, *_: layer(x).particles, (x, *parameters), eps=1e-5, atol=1e-6, fast_mode=True)
-
-
-def test_jacobian_norm_is_the_mean_squared_singular_value(cloud):
-    """Of an affine map, over many draws: |A|_F^2 / d."""
-    matrix, offset = affine_context([0.3, 2.0])
-    draws = 4000
-    context = matrix.repeat_interleave(draws, 0), offset.repeat_interleave(draws, 0)
-    torch.manual_seed(0)
-    found = jacobian_norm(Pushforward(affine, context), cloud(2 * draws, 4, 3)).view(2, draws)
-    expected = matrix.square().sum((1, 2)) / 3
-    # The relative standard deviation of one draw is below the root of 2 / 4, that of the mean below 0.012.
-    assert torch.allclose(found.mean(1), expected, rtol=0.05)
-    assert found[0].std() > 0
-
-
-def test_jacobian_norm_holds_padding_and_frozen_particles(cloud):
-    """Only particles 1 and 2 are displaced, and only their images are looked at."""
-    z, seen = cloud(2, 4, 3), []
-    weights = torch.tensor([[1.0, 1.0, 2.0, 0.0]] * 2).double()
-    frozen = torch.tensor([[True, False, False, False]] * 2)
-
-    def func(z, context, weights):
-        seen.append(z)
-        return 3 * z + torch.tensor([5.0, 0.0, 0.0, 5.0]).double()[:, None] * z.sum(1, keepdim=True)
-
-    found = jacobian_norm(Pushforward(func, (), weights, frozen), z, step=0.1)
-    (displaced,) = [points for points in seen if not torch.equal(points, z)]
-    direction = (displaced - z) / 0.1
-    assert not direction[:, [0, 3]].any() and direction[:, 1:3].all()
-    assert torch.allclose(found, 9 * direction.square().sum((1, 2)) / 6)
-
-
-def test_jacobian_norm_can_be_a_penalty(contraction):
-    """Its gradient is that of the finite difference it is, and descent along it shrinks the norm."""
-    func, x, z, _ = contraction
-    problem = Pushforward(func, (x,))
-
-    def penalty():
-        torch.manual_seed(0)
-        return jacobian_norm(problem, z).sum()
-
-    assert gradcheck(lambda *_: penalty(), (x, *func.parameters()))
-    before = penalty()
-    before.backward()
-    with torch.no_grad():
-        for p in func.parameters():
-            p -= 0.5 * p.grad
-    assert 0 < penalty() < before
-
-
-def test_jacobian_norm_needs_a_step(contraction):
-    func, x, z, _ = contraction
-    with fails(ValueError, "step must lie in (0, inf), got 0.0"):
-        jacobian_norm(Pushforward(func, (x,)), z, step=0.0)
-    with fails(TypeError, "problem must be a Pushforward, got Contraction"):
-        jacobian_norm(func, z)
-    with fails(ValueError, "z must be finite, got 24 NaN or infinite values of 24"):
-        jacobian_norm(Pushforward(func, (x,)), z / 0)
-    with fails(ValueError, "direction must have shape (2, 4, 3), got (2, 3, 3)"):
-        jacobian_norm(Pushforward(func, (x,)), z, direction=z[:, :3])
 
 
 UNKNOWN_METHOD = "method must be one of anderson, fixed_point, gmres; got 'newton'"
