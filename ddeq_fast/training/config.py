@@ -21,6 +21,7 @@ from ddeq_fast.data.recipe import SAMPLINGS
 from ddeq_fast.data.sampling import NORMALISATIONS
 from ddeq_fast.models.completer import MASSES
 from ddeq_fast.models.layer import LABELS
+from ddeq_fast.training.optimizers import OPTIMIZERS
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number
 
 # Groups of settings, in the order of the help.
@@ -187,14 +188,17 @@ class Config:
         "order of an epoch: at random, or similar sizes together, which pads less",
         choices=("shuffled", "by-length"),
     )
-    lr: float = _optimisation(3e-3, "largest learning rate of AdamW", low=_POSITIVE)
+    optimizer: str = _optimisation(
+        "adamw", "AdamW, or Muon for matrices and AdamW for all else, which needs torch 2.9", choices=OPTIMIZERS
+    )
+    lr: float = _optimisation(3e-3, "largest learning rate", low=_POSITIVE)
     schedule: str = _optimisation(
         "cosine", "decay of the learning rate: half a cosine to zero, or in steps", choices=("cosine", "step")
     )
     step_epochs: int = _optimisation(2, "epochs a step of that schedule", low=1)
     step_factor: float = _optimisation(0.2, "factor of each", low=_POSITIVE, high=1.0)
     warmup: int = _optimisation(50, "steps of linear growth of the learning rate", low=0)
-    weight_decay: float = _optimisation(0.01, "weight decay of AdamW", low=0.0)
+    weight_decay: float = _optimisation(0.01, "weight decay", low=0.0)
     clip: float = _optimisation(1.0, "largest norm of the gradient", low=_POSITIVE)
 
     eval_every: int = _run(1, "epochs between two evaluations", low=1)

@@ -29,6 +29,7 @@ from ddeq_fast.sums.backends import expected_calls
 from ddeq_fast.training.build import load_data, make_model
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.metrics import combine, one_line
+from ddeq_fast.training.optimizers import make_optimizer
 from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.training.records import Records, check_empty
 from ddeq_fast.training.run import BEST, LAST, METRICS_FILE, check_data, check_info, identity, read_config, read_metrics
@@ -100,7 +101,7 @@ class Trainer:
         self.processes.check(self.model)
         self.model = self.model.to(self.device)
         self.parallel = self.processes.wrap(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(config.optimizer, self.model.parameters(), config.lr, config.weight_decay)
         self.steps_per_epoch = math.ceil(len(self.dataset.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step, self.seconds = 0, 0.0

@@ -150,10 +150,13 @@ def unpack_optimizer(
         if entry.startswith("optimizer."):
             name, _, key = entry[len("optimizer.") :].rpartition(":")
             state.setdefault(name, {})[key] = value
-    keys = {key for entries in state.values() for key in entries}
+    names = {parameter: name for name, parameter in parameters.items()}
     wrong = sorted(state.keys() - parameters.keys())
+    for group in optimizer.param_groups:  # of a group all have the same entries
+        here = [names[parameter] for parameter in group["params"] if names.get(parameter) in state]
+        keys = {key for name in here for key in state[name]}
+        wrong += sorted(f"{name}:{key} is missing" for name in here for key in keys - state[name].keys())
     for name in sorted(state.keys() & parameters.keys()):
-        wrong += sorted(f"{name}:{key} is missing" for key in keys - state[name].keys())
         wrong += sorted(
             f"{name}:{key}"
             for key, value in state[name].items()
@@ -161,11 +164,12 @@ def unpack_optimizer(
         )
     if wrong:
         raise ValueError(f"{path} does not fit the optimizer: {', '.join(wrong[:8])}")
-    for name, entries in state.items():
-        parameter = parameters[name]
-        for key, value in entries.items():
-            # Counters stay on the CPU, as the optimizer makes them.
-            optimizer.state[parameter][key] = (value if key == "step" else value.to(parameter.device)).clone()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in state.get(names.get(parameter, ""), {}).items():
+                # Counters are on the CPU, as the optimizer makes them, unless its kernels are fused.
+                stays = key == "step" and not group.get("fused")
+                optimizer.state[parameter][key] = (value if stays else value.to(parameter.device)).clone()
 
 
 def _kind(tensor: Tensor) -> str:
