@@ -1,4 +1,4 @@
-"""Which solver comes to rest soonest, on trained classifiers: residuals against evaluations and against time.
+"""Which solver comes to rest soonest, on trained models: residuals against evaluations and against time.
 
 Every method solves for the equilibria of the same test clouds, from the same start, in float64 unless told otherwise,
 and its residual is looked at after every evaluation of F. A sample has reached a residual at the evaluation that
@@ -9,13 +9,14 @@ that the processor spent, which other programs do not disturb.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +26,10 @@ from bench.report import write_json
 from ddeq_fast import training
 from ddeq_fast.models import DDEQ
 from ddeq_fast.networks import TransportMap
-from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solver
+from ddeq_fast.solvers import SGD, Anderson, Auto, ConvergenceWarning, MMDFlow, Pushforward, Solution, SolveInfo, Solver
 from ddeq_fast.training.config import Config
+from ddeq_fast.training.tasks import make_task
+from ddeq_fast.utils import tree
 from ddeq_fast.utils.drawing import figure, write_png
 
 TARGETS = (1e-2, 1e-3, 1e-4)
@@ -116,43 +119,55 @@ METHODS = {
 
 
 class Subject(NamedTuple):
-    """Equilibria of `transport` on clouds x (B, m, d) with weights (B, m), from `start` (n, dim_z).
-
-    labels: of the particles, (n, dim_label), whose residuals are then those of the product space; None for plain ones.
-    """
+    """Equilibria that a layer solves for: the problem, with its clouds, and where it starts (B, n, dim_z)."""
 
     name: str
-    transport: TransportMap
+    problem: Pushforward
     start: Tensor
-    x: Tensor
-    weights: Tensor | None
-    labels: Tensor | None = None
 
 
-def trained(folder: Path, samples: int) -> Subject:
-    """The classifier of a run folder and the first clouds of its test split."""
+class _Seen(Solver):
+    """Solves nothing, and keeps what it was asked for."""
+
+    tol = math.inf
+    problem: Pushforward
+    start: Tensor
+
+    def solve(self, problem, start, *, scale=None, callback=None):
+        self.problem, self.start = problem, start
+        nothing = torch.zeros(len(start), dtype=torch.int64), torch.zeros(len(start)), torch.ones(len(start)).bool()
+        return Solution(start, SolveInfo(*nothing, torch.ones(len(start))))
+
+
+def captured(name: str, layer: DDEQ, run: Callable[[], Any]) -> Subject:
+    """What `layer` is asked to solve for in `run()`."""
+    solver, seen = layer.solver, _Seen()
+    layer.solver = seen
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        layer.solver = solver
+    return Subject(name, seen.problem, seen.start)
+
+
+def trained(folder: Path, samples: int, dtype: torch.dtype) -> Subject:
+    """The model of a run folder, of whatever task, and the first clouds of its test split."""
     config = training.read_config(folder)
     dataset = training.load_data(config)
-    model = training.load_model(folder, "last", dataset)
-    batch = dataset.test.batch(torch.arange(min(samples, len(dataset.test))))
-    return subject(folder.name, model.ddeq, *batch.clouds)
+    model = training.load_model(folder, "last", dataset).to(dtype)
+    task = make_task(config, dataset)
+    inputs = task.inputs(dataset.test.batch(torch.arange(min(samples, len(dataset.test)))), None)
+    inputs = tree.apply(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+    return captured(folder.name, model.ddeq, lambda: task.run(model, inputs))
 
 
-def subject(name: str, layer: DDEQ, x: Tensor, weights: Tensor | None = None) -> Subject:
-    """What a layer with particles or labels of its own solves for; labelled particles start at zero."""
-    start, labels = layer.start, layer.labels
-    if start is None and labels is None:
-        raise ValueError(f"{name}: a study needs a layer with particles of its own, as a classifier has")
-    if start is None:
-        start = labels.new_zeros(len(labels), layer.transport.dim_z)
-    return Subject(name, layer.transport, start, x, weights, labels)
-
-
-def untrained(samples: int) -> Subject:
+def untrained(samples: int, dtype: torch.dtype) -> Subject:
     """The size of the MNIST classifier with random weights, on random clouds."""
     torch.manual_seed(0)
-    transport = TransportMap(128, 2, num_heads=32)
-    return Subject("random weights", transport, torch.randn(10, 128), torch.randn(samples, 100, 2), None)
+    layer = DDEQ(TransportMap(128, 2, num_heads=32)).to(dtype)
+    x = torch.randn(samples, 100, 2, dtype=dtype)
+    return captured("random weights", layer, lambda: layer(x))
 
 
 def train_small(folder: Path) -> Path:
@@ -163,25 +178,16 @@ def train_small(folder: Path) -> Path:
 
 
 @torch.no_grad()
-def follow(subject: Subject, solver: Solver, dtype: torch.dtype) -> tuple[Tensor, float]:
+def follow(subject: Subject, solver: Solver) -> tuple[Tensor, float]:
     """Least residual of every sample up to each evaluation, (evaluations, B), and seconds an evaluation."""
-    transport = subject.transport.to(dtype)
-    weights = None if subject.weights is None else subject.weights.to(dtype)
-    context = transport.encode(subject.x.to(dtype), weights)
-    start, labels = (
-        None if part is None else part.detach().to(dtype).expand(len(subject.x), -1, -1)
-        for part in (subject.start, subject.labels)
-    )
-    if labels is not None:
-        context = transport.labelled(context, labels)
-    problem, history = Pushforward(transport, context, labels=labels), []
+    history: list[Tensor] = []
 
     def watch(step, particles, residual):
         history.extend([residual] * (step + 1 - len(history)))
 
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     began = clock()
-    solver.solve(problem, start, callback=watch)
+    solver.solve(subject.problem, subject.start, callback=watch)
     spent = clock() - began
     return torch.stack(history).cummin(0).values, spent / len(history)
 
@@ -192,12 +198,12 @@ def reached(history: Tensor, target: float) -> Tensor:
     return torch.where(hit.any(0), hit.int().argmax(0).double() + 1, torch.inf)
 
 
-def measure(subjects: list[Subject], methods: dict[str, Method], budget: int, dtype: torch.dtype) -> list[dict]:
+def measure(subjects: list[Subject], methods: dict[str, Method], budget: int) -> list[dict]:
     """A row for each subject and method."""
     rows = []
     for subject in subjects:
         for name, method in methods.items():
-            history, seconds = follow(subject, method.make(budget), dtype)
+            history, seconds = follow(subject, method.make(budget))
             row = {"subject": subject.name, "method": name, "seconds_per_evaluation": seconds, "targets": {}}
             for target in TARGETS:
                 count = reached(history, target)
@@ -280,16 +286,17 @@ def main(argv: list[str]) -> int:
     methods = {name: method for name, method in METHODS.items() if args.only in name}
     if not methods:
         raise SystemExit(f"bench study: no method contains {args.only!r}; there are {', '.join(METHODS)}")
+    dtype = getattr(torch, args.dtype)
     with tempfile.TemporaryDirectory() as scratch:
         runs = args.runs
         if not runs:
             print("training a small classifier of digits, about a minute", flush=True)
             runs = [train_small(Path(scratch, "digits"))]
-        subjects = [trained(folder, args.samples) for folder in runs]
+        subjects = [trained(folder, args.samples, dtype) for folder in runs]
     if args.untrained:
-        subjects.append(untrained(args.samples))
+        subjects.append(untrained(args.samples, dtype))
     described = machine.describe()
-    rows = measure(subjects, methods, args.budget, getattr(torch, args.dtype))
+    rows = measure(subjects, methods, args.budget)
     print(f"\n{machine.line(described)}, {args.dtype}")
     print(table(rows))
     if args.plot:

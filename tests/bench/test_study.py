@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ddeq_fast import DDEQ, TransportMap
+from ddeq_fast import DDEQ, TransportMap, training
 from ddeq_fast.solvers import Anderson
+from ddeq_fast.training.config import Config
 
 study = pytest.importorskip("bench.study", reason="no benchmarks beside the tests")
 
@@ -17,12 +18,22 @@ def layer(dim_label, **options):
 
 @pytest.mark.parametrize("dim_label", [0, 3])
 def test_residuals_fall(dim_label, cloud):
-    subject = study.subject("small", layer(dim_label, num_particles=5), cloud(3, 7, 2))
-    history, _ = study.follow(subject, Anderson(max_steps=12, tol=0.0, patience=None), torch.float64)
+    small, x = layer(dim_label, num_particles=5), cloud(3, 7, 2)
+    own = small.solver
+    subject = study.captured("small", small, lambda: small(x))
+    history, _ = study.follow(subject, Anderson(max_steps=12, tol=0.0, patience=None))
     assert history.shape == (13, 3) and (history[0] == 1).all()
     assert (history.diff(dim=0) <= 0).all() and (history[-1] < 0.2).all()
+    assert small.solver is own
 
 
-def test_a_layer_without_particles_is_refused(cloud):
-    with pytest.raises(ValueError, match=r"^empty: a study needs a layer with particles of its own"):
-        study.subject("empty", layer(0, num_particles=None), cloud(3, 7, 2))
+@pytest.mark.parametrize("task", ["classify", "complete"])
+def test_runs_of_both_tasks(task, tmp_path):
+    """A run just begun: its solves are those of the model on the first test clouds, in float64."""
+    sizes = {"dim_z": 8, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "dim_label": 2, "particles": 3}
+    trainer = training.Trainer(Config(task=task, epochs=1, **sizes), tmp_path / "run")
+    trainer.save("last.safetensors")
+    subject = study.trained(tmp_path / "run", 4, torch.float64)
+    assert len(subject.start) == 4 and subject.start.dtype == torch.float64
+    history, _ = study.follow(subject, Anderson(max_steps=6, tol=0.0, patience=None))
+    assert history.shape == (7, 4) and (history[-1] < history[0]).all()
