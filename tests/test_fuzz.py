@@ -27,7 +27,7 @@ KINDS = {
     "kernel": "kernel",
     "backend": "backend",
     "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
-    "dim_hidden dim_final directions batch_size patience starts",
+    "dim_hidden dim_final directions batch_size patience starts certify",
     "count": "self_layers cross_layers x_layers dim_label",
     "positive": "tolerance bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",

@@ -19,9 +19,9 @@ from ddeq_fast.commands import cloud_pictures
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.backends.sliced import Sliced
-from ddeq_fast.sums.fields import check_kernel, field
+from ddeq_fast.sums.fields import field
 from ddeq_fast.sums.mmd import signed_measure, squared_mmd
-from ddeq_fast.sums.radial import RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, Riesz, check_kernel
 from ddeq_fast.utils import checkpoints
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 

@@ -20,6 +20,7 @@ from ddeq_fast.sums.backends.registry import (
     resolve,
     sharded,
     to_tolerance,
+    tolerance,
     unsupported,
 )
 from ddeq_fast.sums.radial import RadialKernel
@@ -38,6 +39,7 @@ __all__ = [
     "set_memory_budget",
     "sharded",
     "to_tolerance",
+    "tolerance",
     "unsupported",
 ]
 

@@ -130,6 +130,15 @@ def to_tolerance(name: str, tolerance: float | None) -> str:
     return check(f"{name}@{tolerance!r}")
 
 
+def tolerance(name: str) -> float | None:
+    """The relative error that a backend of that name may make; None if it is exact, or an estimate without a bound.
+
+    Raises as `check`.
+    """
+    plain, asked = _split(check(name))
+    return asked if asked is not None or plain == "auto" else getattr(get(plain), "tolerance", None)
+
+
 def unsupported(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     """Why the backend of that name cannot run these inputs, or None if it can; raises as `get`."""
     return get(name).unsupported(x, y, kernel)
