@@ -130,6 +130,12 @@ def to_tolerance(name: str, tolerance: float | None) -> str:
     return check(f"{name}@{tolerance!r}")
 
 
+def exact(name: str) -> bool:
+    """Whether rounding is all that the backend of that name is off by; raises as `get`."""
+    backend = get(name)
+    return not (hasattr(backend, "to_tolerance") or getattr(backend, "rough", False))
+
+
 def tolerance(name: str) -> float | None:
     """The relative error that a backend of that name may make; None if it is exact, or an estimate without a bound.
 

@@ -160,6 +160,11 @@ def _mean_square(values: Tensor) -> Tensor:
     return values.square().sum(-1).mean(-1)
 
 
+def frequencies(points: int) -> int:
+    """Of a series for kernels with a cusp, at the least."""
+    return min(max(points, LEAST), MOST)
+
+
 class _Sums:
     """Sums of one kernel along the lines of directions, averaged, of batched clouds.
 
@@ -210,7 +215,7 @@ class _Sums:
             )
         least = max(needed, 2 * spectra.LOW)
         if self.smoothed:
-            least = max(2 * needed, min(max(points, LEAST), MOST))
+            least = max(2 * needed, frequencies(points))
         return 1 << math.ceil(math.log2(least))
 
     def rounding(self) -> tuple[Tensor, Tensor]:
