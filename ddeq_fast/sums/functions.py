@@ -237,7 +237,7 @@ def _tangent_setup(ctx, inputs, output):
 
 def _tangent_backward(ctx, *grads):
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[:5]) if need]
-    result = [None] * 7
+    result: list[Tensor | None] = [None] * 7
     found = third.transposed(_third(ctx), ctx.saved_tensors, wanted, grads)
     for i, grad in zip(wanted, found, strict=True):
         result[i] = grad

@@ -8,7 +8,7 @@ memory grows with the pairs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def transposed(
 
     def sums(x, y, *rest):
         *inputs, g_u, g_f = x, y, *rest
-        found = {}
+        found: dict[int, Tensor | None] = {}
         targets, sources = [*(inputs[i] for i in TARGETS), g_u, g_f], [inputs[i] for i in SOURCES]
         for own, others, numbers in ((targets, sources, TARGETS), (sources, targets, SOURCES)):
             mine = [i for i in wanted if i in numbers]
@@ -65,14 +65,13 @@ def forward(
     return in_range(dense, sums, kernel, *inputs, *tangents)
 
 
-def _pull(kernel, inputs, wanted):
+def _pull(kernel: RadialKernel, inputs: Sequence[Tensor], wanted: Sequence[int]) -> Callable:
     """(g_u, g_f) -> gradients of the tangent's inputs of these numbers, outright."""
-    inputs = list(inputs)
+    fixed = dict(enumerate(inputs))
 
     def formula(*chosen):
-        for i, tensor in zip(wanted, chosen, strict=True):
-            inputs[i] = tensor
-        return naive.tangent(*inputs, kernel)
+        x, y, v, s, t = (fixed | dict(zip(wanted, chosen, strict=True))).values()
+        return naive.tangent(x, y, v, s, t, kernel)
 
     # Each input counts by itself, though one may have been computed from another.
     return torch.func.vjp(formula, *(inputs[i] for i in wanted))[1]
