@@ -167,8 +167,8 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def _guide(axis, points: list[tuple[float, float]], law, text: str) -> None:
-    """A dashed line of the given law through the last of the points, over its last decade and a half."""
-    if not points:
+    """A dashed line of the given law through the last of the points, if they are several, over a decade and a half."""
+    if len(points) < 2:
         return
     end, value = max(points)
     start = end / 30
