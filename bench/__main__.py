@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer", "study", "micro", "large", "calibrate", "roofline", "tune", "compare", "gpu")
+COMMANDS = ("layer", "study", "micro", "large", "nufft", "calibrate", "roofline", "tune", "compare", "gpu")
 
 
 def _summary(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Large clouds: time, memory and error of exact sums and of estimates against the number of points, in one call each.
+"""Large clouds: time, memory and error of exact sums and estimates against the number of points, of one call.
 
 Backends of this package, and geomloss where it is installed: its energy distance, whose gradients are the sums.
 """

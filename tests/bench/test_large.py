@@ -27,3 +27,12 @@ def test_a_picture(tmp_path):
     assert large.slope(rows, "tree") == pytest.approx(1.0)
     large.plot(rows, tmp_path / "large.png")
     assert (tmp_path / "large.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_by_grid_and_by_finufft():
+    pytest.importorskip("finufft")
+    nufft = pytest.importorskip("bench.nufft")
+    for kernel in nufft.KERNELS:
+        rows = nufft.measure(kernel, 500)
+        assert [row["by"] for row in rows] == ["grid", "finufft"]
+        assert all(0 < row["error"] < 2e-5 for row in rows)

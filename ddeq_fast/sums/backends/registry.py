@@ -19,8 +19,8 @@ class Backend(Protocol):
     None of z (B, n, d) with charges w (B, n) on itself, where it has something faster than `evaluate` and a sum.
 
     One that can be less exact than rounding has to_tolerance(tolerance), the backend within that relative error (see
-    `fields.potential`), and cheaper(tolerance, x, y, kernel), whether that is faster than exact sums. One whose error
-    has no bound has `rough = True`.
+    `fields.potential`), cheaper(tolerance, x, y, kernel), whether that is faster than exact sums, and `tolerance`, what
+    it keeps to where none is asked for. One whose error has no bound has `rough = True`.
     """
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
