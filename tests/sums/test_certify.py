@@ -95,6 +95,9 @@ def test_exact_sums_pass(cloud):
         assert all(one.error.max() < 3 * torch.finfo(dtype).eps and one.samples == 30 for one in found)
         assert found[0].backend == backends.resolve("auto@0.001", x, x, Gaussian(1.0))
         torch.testing.assert_close(found[0].error, certified_error(potential(x, x), x, x))
+    with certificates() as found:
+        field(x, x, certify=5)
+    assert found[0].tolerance is None and found[0].samples == 5
 
 
 def test_it_leaves_compiled_code(off, cloud):
