@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer", "study", "micro", "large", "calibrate", "roofline", "tune", "compare", "train", "gpu")
+COMMANDS = ("layer", "study", "micro", "large", "nufft", "calibrate", "roofline", "tune", "compare", "train", "gpu")
 
 
 def _summary(name: str) -> str:

@@ -17,7 +17,7 @@ from bench.measure import seconds
 from bench.report import write_json
 from ddeq_fast import Gaussian, InverseMultiquadric, Laplacian, RadialKernel, Riesz, potential_and_field
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.backends import costs
+from ddeq_fast.sums.backends import costs, sliced
 
 # Points by dimension: enough to fill the tiles, few enough to be done in a second.
 SIZES = {"dense": 2000, "compiled": 6000, "keops": 4000}
@@ -36,29 +36,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = options.parser("calibrate", __doc__)
     text = "file to write (default: the package's own)"
     parser.add_argument("--out", type=Path, metavar="FILE", default=costs.PATH, help=text)
+    text = f"keep the others' entries of that file, of the same machine; some of {', '.join(MEASURES)}"
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=MEASURES, help=text)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: all)")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Measure and write; prints what it measures."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    entries = {}
-    for name, n in SIZES.items():
+    here, entries = {"machine": machine.describe(), "threads": args.threads}, {}
+    if args.only:
+        kept = json.loads(args.out.read_text(encoding="utf-8"))
+        if {name: kept[name] for name in here} != here:
+            parser.error(f"--only: {args.out} is of another machine or other versions, measure all of it")
+        entries = kept["backends"]
+    for name, measure in MEASURES.items():
         reason = backends.get(name).unsupported(*_probe(3), ENERGY_DISTANCE)
-        if reason is None:
-            entries[name] = _pairs(name, n)
-        else:
+        if reason is not None:
             print(f"{name} left out: {reason}")
-    entries["sliced"] = _sliced()
-    if backends.get("tree").unsupported(*_probe(3), ENERGY_DISTANCE) is None:
-        entries["tree"] = _tree()
+        elif not args.only or name in args.only:
+            entries[name] = measure()
     for name, (point, number) in MEMORY.items():
         if name in entries:
             entries[name] |= {"point_bytes": point, "number_bytes": number}
-    content = {"machine": machine.describe(), "threads": args.threads, "backends": entries}
-    write_json(args.out, content)
+    write_json(args.out, {**here, "backends": entries})
     print(f"wrote {args.out.name}")
     return 0
 
@@ -114,11 +118,24 @@ def _pairs(name: str, n: int) -> dict:
 
 
 def _sliced() -> dict:
-    """Entry of the sliced backend: time for each direction, point and doubling of the points."""
+    """Entry of the sliced backend, all for each direction.
+
+    Of sorted sums the time for each point and doubling of the points; of those on a grid for each point, by a smooth
+    kernel, which has few frequencies, and what frequencies and their doublings add to it, by one with a cusp.
+    """
     n, directions = 200_000, backends.get("sliced").directions
     call = _time("sliced", 10, 3)
     points = (_time("sliced", n, 3) - call) / (directions * 2 * n * math.log2(2 * n))
-    entry = {"call": _rounded(call, 2), "directions": directions, "points": _rounded(points, 3)}
+    smooth, cusp = (_time("sliced", n, 3, kernel) for kernel in (Gaussian(1.0), Laplacian(1.0)))
+    number = sliced.frequencies(n)
+    many = max(0.0, cusp - smooth) / (directions * number * math.log2(number))
+    entry = {
+        "call": _rounded(call, 2),
+        "directions": directions,
+        "points": _rounded(points, 3),
+        "grid": _rounded((smooth - call) / (directions * 2 * n), 3),
+        "frequencies": _rounded(many, 3),
+    }
     print("sliced", json.dumps(entry), flush=True)
     return entry
 
@@ -138,3 +155,11 @@ def _tree() -> dict:
     entry = {"call": 0.01, "tree": times, "fields": list(fields)}
     print("tree", json.dumps(entry), flush=True)
     return entry
+
+
+# How each backend is measured, in the order of the table.
+MEASURES = {
+    **{name: functools.partial(_pairs, name, n) for name, n in SIZES.items()},
+    "sliced": _sliced,
+    "tree": _tree,
+}

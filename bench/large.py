@@ -1,4 +1,7 @@
-"""Large clouds: time and memory of exact and sliced sums against the number of points, each in one call."""
+"""Large clouds: time, memory and error of exact sums and estimates against the number of points, of one call.
+
+Backends of this package, and geomloss where it is installed: its energy distance, whose gradients are the sums.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import machine, options
 from bench.measure import peak_memory
@@ -18,14 +22,23 @@ from bench.report import COLOURS, write_json
 from ddeq_fast import Riesz, potential_and_field
 from ddeq_fast.sums import backends
 from ddeq_fast.utils.drawing import figure, write_png
+from ddeq_fast.utils.optional import available, require
 from ddeq_fast.utils.units import duration
 
 # Points of each cloud; the last of each list shows what is possible.
 SIZES = {
     "dense": (1000, 2000, 4000, 8000),
     "keops": (1000, 2000, 4000, 8000, 20_000),
+    "geomloss": (1000, 2000, 4000, 8000, 20_000),
     "compiled": (1000, 2000, 4000, 8000, 20_000, 64_000, 200_000),
+    "tree": (1000, 10_000, 50_000, 200_000, 1_000_000),
     "sliced": (1000, 10_000, 100_000, 500_000, 2_000_000),
+}
+# What pairs cost that are summed outright: growth of the time of the last ones.
+LAWS = {
+    "compiled": (lambda n: n**2, "n²"),
+    "tree": (lambda n: n, "n"),
+    "sliced": (lambda n: n * math.log(n), "n log n"),
 }
 DIMENSION = 3
 # Targets that are checked against float64.
@@ -51,8 +64,7 @@ def main(argv: list[str]) -> int:
     print("| backend | n | time | pairs/s | memory beyond the clouds | relative error |\n|---|---|---|---|---|---|")
     rows = []
     for method in args.methods:
-        probe = torch.empty(1, 1, DIMENSION)
-        reason = backends.get(method).unsupported(probe, probe, Riesz(1.0))
+        reason = refusal(method)
         if reason is not None:
             print(f"{method} left out: {reason}")
             continue
@@ -71,17 +83,35 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def refusal(method: str) -> str | None:
+    """Why a method does not run here, or None."""
+    if method == "geomloss":
+        return None if available("geomloss") else "geomloss is not installed"
+    probe = torch.empty(1, 1, DIMENSION)
+    return backends.get(method).unsupported(probe, probe, Riesz(1.0))
+
+
+def sums(method: str, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Potential and field of charges v (n,) at x (n, d), there."""
+    if method != "geomloss":
+        return potential_and_field(x, x, charges=v, backend=method)
+    # Half the sum of v_i v_j k(x_i, x_j), beside a cloud of one point without a weight.
+    x, v = x.requires_grad_(), v.requires_grad_()
+    value = require("geomloss", "geomloss").SamplesLoss("energy")(v, x, torch.zeros(1), x.detach()[:1])
+    slope, u = torch.autograd.grad(value, (x, v))
+    return u, slope / v.detach()[:, None]
+
+
 def measure(method: str, n: int) -> dict:
     """Time, memory and error of one method on n points: the best of a second's worth of calls, once compiled."""
     generator = torch.Generator().manual_seed(0)
     x, v = torch.randn(n, DIMENSION, generator=generator), torch.rand(n, generator=generator)
-    results = []
+    results: list[Tensor] = []
 
     def run():
-        results[:] = potential_and_field(x, x, charges=v, backend=method)
+        results[:] = sums(method, x.detach(), v.detach())
 
-    few = x[: min(n, 1000)]
-    potential_and_field(few, few, charges=v[: len(few)], backend=method)  # compiled, if it needs to be
+    sums(method, x[:1000].clone(), v[:1000].clone())  # compiled, if it needs to be
     _trim()
     started = time.perf_counter()
     memory = peak_memory(run, "cpu")
@@ -114,30 +144,31 @@ def slope(rows: list[dict], method: str) -> float:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Time and memory against n, with the slopes they should have, as a PNG."""
-    drawing, axes = figure(1, 2, 10, 4.2)
-    left, right = axes[0]
+    """Time, memory and error against n, with the slopes they should have, as a PNG."""
+    drawing, axes = figure(1, 3, 14, 4.2)
+    left, right, last = axes[0]
     for method in dict.fromkeys(row["method"] for row in rows):
         part = [row for row in rows if row["method"] == method]
         colour = COLOURS.get(method, "#56B4E9")
         left.loglog([r["n"] for r in part], [r["seconds"] for r in part], "o-", color=colour, label=method)
-        taken = [(r["n"], r["peak_bytes"] / 2**20) for r in part if r["peak_bytes"]]
-        right.loglog(*zip(*taken, strict=True), "o-", color=colour, label=method)
-    laws = {"compiled": (lambda n: n**2, "n²"), "sliced": (lambda n: n * math.log(n), "n log n")}
-    for method, (law, text) in laws.items():
+        if taken := [(r["n"], r["peak_bytes"] / 2**20) for r in part if r["peak_bytes"]]:
+            right.loglog(*zip(*taken, strict=True), "o-", color=colour, label=method)
+        last.loglog([r["n"] for r in part], [r["error"] for r in part], "o-", color=colour, label=method)
+    for method, (law, text) in LAWS.items():
         _guide(left, [(r["n"], r["seconds"]) for r in rows if r["method"] == method], law, text)
         _guide(right, [(r["n"], r["peak_bytes"] / 2**20) for r in rows if r["method"] == method], lambda n: n, "n")
     left.set(title="time of one call", xlabel="points n", ylabel="seconds")
     right.set(title="memory beyond the clouds", xlabel="points n", ylabel="MiB")
-    for axis in (left, right):
+    last.set(title=f"error of the sums at {CHECKED} points", xlabel="points n", ylabel="relative")
+    for axis in (left, right, last):
         axis.grid(alpha=0.3, which="both")
     left.legend()
     write_png(drawing, path)
 
 
 def _guide(axis, points: list[tuple[float, float]], law, text: str) -> None:
-    """A dashed line of the given law through the last of the points, over its last decade and a half."""
-    if not points:
+    """A dashed line of the given law through the last of the points, if they are several, over a decade and a half."""
+    if len(points) < 2:
         return
     end, value = max(points)
     start = end / 30

@@ -15,6 +15,8 @@ COLOURS = {
     "keops": "#CC79A7",
     "dense": ORANGE,
     "torch.compile": "#E69F00",
+    "tree": "#999933",
+    "geomloss": "#882255",
 }
 
 

@@ -19,6 +19,8 @@ from ddeq_fast.kernels.sources import last_charge, tile_range
 
 # Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
 NEAR = tl.constexpr(1 / 64)
+# Flags of tiles, a byte each, at once; where there are more, some targets after others are a launch of their own.
+FLAGS = 1 << 26
 
 
 @triton.jit
@@ -223,6 +225,11 @@ def _launch(sums, points, v, codes, parameters, potential, field, precision):
     n = y.shape[1]
     block = high_d_block(sums, _sums, d, precision)
     tiles = triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(n, block["BLOCK_N"])
+    rows = max(1, FLAGS // (batch * tiles[1])) * block["BLOCK_M"]
+    if rows < m:
+        some = [[*(p[:, i : i + rows] for p in points[:half]), *points[half:]] for i in range(0, m, rows)]
+        parts = [_launch(sums, part, v, codes, parameters, potential, field, precision) for part in some]
+        return tuple(None if part[0] is None else torch.cat(part, 1) for part in zip(*parts, strict=True))
     programs = batch * tiles[0] * (triton.cdiv(d, block["BLOCK_F"]) if field else 1)
     splits = split(x, programs, tiles[1])
     left_out = torch.empty(batch, *tiles, dtype=torch.int8, device=x.device)

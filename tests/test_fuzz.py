@@ -15,6 +15,7 @@ from ddeq_fast import clouds, data, gradients, solvers
 from ddeq_fast.data import files, partial, sampling
 from ddeq_fast.gradients import jacobian_norm
 from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import sliced
 from ddeq_fast.sums.certify import certified_error
 
 KINDS = {
@@ -27,7 +28,7 @@ KINDS = {
     "kernel": "kernel",
     "backend": "backend",
     "size": "num_particles num_classes num_heads max_steps check_every depth steps dim_z dim_x n dim low high count "
-    "dim_hidden dim_final directions batch_size patience starts",
+    "dim_hidden dim_final directions batch_size patience starts certify",
     "count": "self_layers cross_layers x_layers dim_label",
     "positive": "tolerance bandwidth lr step size sigma r eps mixing radius growth share threshold alpha",
     "nonnegative": "tol ridge momentum beta1 beta2 dropout",
@@ -35,7 +36,7 @@ KINDS = {
     "number": "weight factor",
     "pair": "lr_decay noise anneal regulariser",
     "tuple": "dim_lift dims widths components",
-    "flag": "relative stop_together cuda_graph return_image nesterov prefer rescale attend_to_padding",
+    "flag": "checked relative stop_together cuda_graph return_image nesterov prefer rescale attend_to_padding",
     "choice": "method convention stop_on gradient solver backward kind residual_space",
     "options": "anderson flow",
     "function": "func loader factory callback offer",
@@ -243,6 +244,7 @@ PUBLIC = [
     Case("load_points", files.load_points, {"path": "missing.npy"}, dtype="dtype"),
     Case("certified_error", certified_error, {"found": CLOUD, "x": CLOUD, "y": CLOUD}, found="object", samples="size"),
     Case("backends.get", lambda backend: backends.get(backend), {"backend": "dense"}),
+    Case("backends.Sliced", sliced.Sliced, {}, share=None),
     Case("backends.set_memory_budget", backends.set_memory_budget, {"size": "1G"}, size="budget"),
 ]
 

@@ -3,6 +3,9 @@
 The flow descends MMD^2 / 2 along its Wasserstein gradient (Arbel et al. 2019), the field of particles minus target,
 with momentum and steps that shrink to nothing. Of large clouds in Riesz(1) it is sliced, in new directions every step:
 the noise of that vanishes with the distance, where that of minibatches stays (Hertrich et al. 2024).
+
+Several processes hold all points each and share the work of a step: each sums at its particles, or along its
+directions, and one sum over the processes gives all of them the field. A checkpoint knows nothing of their number.
 """
 
 from __future__ import annotations
@@ -19,15 +22,19 @@ from ddeq_fast.commands import cloud_pictures
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 from ddeq_fast.sums.backends.sliced import Sliced
-from ddeq_fast.sums.fields import check_kernel, field
+from ddeq_fast.sums.certify import certified_error
+from ddeq_fast.sums.fields import field
 from ddeq_fast.sums.mmd import signed_measure, squared_mmd
-from ddeq_fast.sums.radial import RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, Riesz, check_kernel
+from ddeq_fast.training.processes import Processes
 from ddeq_fast.utils import checkpoints
 from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 
 # A progress report looks at all points, sliced, or in other kernels at so many of either cloud.
 SLICED = Sliced()
 MONITORED = 4096
+# Reports of a flow, and particles at which the field of a step before one is compared with exact sums.
+REPORTS, COMPARED = 20, 100
 # Seconds for which "auto" keeps to exact sums.
 PATIENCE = 60.0
 
@@ -67,18 +74,36 @@ class CloudFlow:
     Args:
         target: a cloud (n, d).
         kernel: radial kernel, its bandwidth in units of the target's spread (root mean square distance from its mean).
-        backend: a name, or "auto": exact where all steps are predicted to take less than a minute, else the fastest.
+        backend: a name, or "auto": exact where all steps are predicted to take less than a minute, else the fastest;
+            with a tolerance, the fastest within it.
+        tolerance: of the field of a step, as in `ddeq_fast.field`.
+        processes: among which the sums are shared.
+
+    Attributes:
+        error: relative error of the field in the last step before a report, of sums that are estimates, estimated at
+            some particles; None for exact ones, and in all but the main process.
 
     Raises:
-        TypeError, ValueError: a bad target, kernel or backend.
+        TypeError, ValueError: a bad target, kernel, backend or tolerance, another target in another process.
     """
 
-    def __init__(self, target: Tensor, settings: Settings, kernel: RadialKernel | None = None, backend: str = "auto"):
+    def __init__(
+        self,
+        target: Tensor,
+        settings: Settings,
+        kernel: RadialKernel | None = None,
+        backend: str = "auto",
+        *,
+        tolerance: float | None = None,
+        processes: Processes | None = None,
+    ):
         check_cloud("target", target)
         if target.dim() != 2:
             raise ValueError(f"target must have shape (n, d), got {tuple(target.shape)}")
-        self.settings, self.kernel = settings, check_kernel(kernel)
+        self.settings, self.kernel, self.processes = settings, check_kernel(kernel), processes or Processes()
         self._hash = checkpoints.checksum({"target": target})
+        if len(set(self.processes.gather(self._hash))) > 1:
+            raise ValueError("target must be the same in all processes")
         self.centre = target.mean(0)
         self.spread = (target - self.centre).square().sum(1).mean().sqrt()
         if not float(self.spread) > 0:
@@ -94,17 +119,19 @@ class CloudFlow:
         self.frames: dict[int, Tensor] = {}
         self._view = cloud_pictures.view(target)
         self._moments = cloud_pictures.all_moments(settings.steps)
-        self._asked, self.backend = backend, self._choose(backend)
+        self._asked = backends.to_tolerance(backend, tolerance)
+        self.backend = self.processes.gather(self._choose())[0]
+        self.error: float | None = None
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator).to(self.target)
 
-    def _choose(self, backend: str) -> str:
+    def _choose(self) -> str:
         """The backend; "auto" weighs compiling against all steps, and the user's time against exactness."""
-        backends.check_whole("CloudFlow", backend)
-        x, sources = self.x[None], self.target[:1].expand(self.charges(), -1)[None]
-        chosen = backends.resolve(backend, x, sources, self.kernel)
-        if backend != "auto" or self.target.device.type != "cpu":
+        backends.check_whole("CloudFlow", self._asked)
+        x, sources = (self.target[:1].expand(count, -1)[None] for count in (self._share(), self.charges()))
+        chosen = backends.resolve(self._asked, x, sources, self.kernel)
+        if not self._automatic() or self.target.device.type != "cpu":
             return chosen
 
         def seconds(name: str) -> float:
@@ -113,9 +140,18 @@ class CloudFlow:
             return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
+        if backends.tolerance(self._asked) is not None:
+            return min((exact, chosen), key=seconds)
         if seconds(exact) < PATIENCE or not self._sliceable():
             return exact
         return min((exact, "sliced"), key=seconds)
+
+    def _automatic(self) -> bool:
+        return backends.base(self._asked) == "auto"
+
+    def _share(self) -> int:
+        """Particles at which a process sums, at most."""
+        return -(-len(self.x) // self.processes.size)
 
     def _sliceable(self) -> bool:
         """Whether slices are good whatever the clouds: those of other kernels than Riesz(1) can be poor."""
@@ -128,14 +164,19 @@ class CloudFlow:
 
     def step_seconds(self, backend: str | None = None) -> float | None:
         """Predicted time of a step with this backend, its own if None; None where it was not measured."""
-        shape = (1, len(self.x), self.charges(), self.target.shape[1])
+        name = backends.base(backend or self.backend)
+        targets = len(self.x) if name == "sliced" else self._share()
         if self.target.device.type != "cpu":
             return None
-        name = backend or self.backend
+        shape = (1, targets, self.charges(), self.target.shape[1])
         seconds = costs.call_seconds(name, shape, self.kernel, self.x.dtype)
         if seconds is None or name != "sliced":
             return seconds
-        return seconds * self.settings.directions / SLICED.directions
+        return seconds * -(-self.settings.directions // self.processes.size) / SLICED.directions
+
+    def reports(self, step: int) -> bool:
+        """Whether this step is followed by a report."""
+        return step % max(1, self.settings.steps // REPORTS) == 0 or step == self.settings.steps
 
     def step(self) -> None:
         """Move all particles once; raises FloatingPointError if the steps are too long to stay finite."""
@@ -149,14 +190,35 @@ class CloudFlow:
         """Wasserstein gradient at the particles, estimated if charges or directions are drawn."""
         (x, a), (y, b) = (self._draw(cloud) for cloud in (self.x, self.target))
         sources, charges = signed_measure(x, y, a, b)
-        if self.backend != "sliced":
-            return field(self.x, sources, self.kernel, charges=charges, backend=self.backend)
-        sliced = Sliced(self.settings.directions, seed=self.settings.seed + self.done)
-        # Sorted once, as a cloud on itself, if the sources are the particles and the target.
-        targets = self.x if self.settings.minibatch else sources
-        _, f = sliced.evaluate(targets[None], sources[None], charges[None], self.kernel, False, True)
-        assert f is not None  # it is what was asked for
-        return f[0, : len(self.x)]
+        # Comparing takes as long as a good part of a step, so that most steps go without.
+        compared = self.reports(self.done + 1) and not backends.exact(self.backend)
+        if self.backend == "sliced":
+            # Sorted once, as a cloud on itself, if the sources are the particles and the target.
+            targets = self.x if self.settings.minibatch else sources
+            seed = self.settings.seed + self.done
+            f = self._sliced(targets, sources, charges, seed, field=True, checked=compared)[: len(self.x)]
+        else:
+            f, share = torch.zeros_like(self.x), self._share()
+            own = slice(share * self.processes.rank, share * (self.processes.rank + 1))
+            if len(mine := self.x[own]):
+                f[own] = field(mine, sources, self.kernel, charges=charges, backend=self.backend)
+            f = self.processes.sum(f)
+        if compared and self.processes.main:
+            self.error = float(certified_error(f, self.x, sources, self.kernel, charges=charges, samples=COMPARED))
+        return f
+
+    def _sliced(self, x: Tensor, y: Tensor, v: Tensor, seed: int, *, field: bool, checked: bool) -> Tensor:
+        """The potential (m,) or the field (m, d) at x, along the directions of all processes."""
+        share = self.processes.rank, self.processes.size
+        sliced = Sliced(self.settings.directions, seed=seed, checked=False, share=share)
+        clouds = x[None], y[None], v[None]
+        parts = sliced.evaluate(*clouds, self.kernel, not field, field)
+        u, f = (None if part is None else self.processes.sum(part) for part in parts)
+        if checked and self.processes.main:
+            sliced.check((u, f), *clouds, self.kernel)
+        found = f if field else u
+        assert found is not None  # it is what was asked for
+        return found[0]
 
     def _draw(self, cloud: Tensor) -> tuple[Tensor, Tensor]:
         """Points that stand for the cloud in one step, and their weights."""
@@ -170,10 +232,8 @@ class CloudFlow:
         x, y = self.x, self.target
         if self._sliceable():
             z, w = signed_measure(x, y, *(cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in (x, y)))
-            sliced = Sliced(self.settings.directions, seed=self.settings.seed)
-            u, _ = sliced.evaluate(z[None], z[None], w[None], self.kernel, True, False)
-            assert u is not None  # it is what was asked for
-            return float((w * u[0]).sum().clamp_min(0).sqrt())
+            u = self._sliced(z, z, w, self.settings.seed, field=False, checked=True)
+            return float((w * u).sum().clamp_min(0).sqrt())
         generator = torch.Generator().manual_seed(self.settings.seed)
         x, y = (cloud[torch.randperm(len(cloud), generator=generator)[:MONITORED].to(cloud.device)] for cloud in (x, y))
         return float(squared_mmd(x, y, self.kernel, backend=self.backend).clamp_min(0).sqrt())
@@ -197,23 +257,25 @@ class CloudFlow:
         return self.x * self.spread + self.centre
 
     def save(self, path: Path) -> None:
-        """Write all that `restore` needs to go on as if nothing had happened, atomically."""
+        """Write all that `restore` needs to go on as if nothing had happened, atomically; the main process alone."""
+        if not self.processes.main:
+            return
         tensors = {"x": self.x, "velocity": self.velocity, "generator": self.generator.get_state(), "view": self._view}
         tensors |= {f"frame.{step}": frame for step, frame in self.frames.items()}
         checkpoints.save(path, tensors, {"done": self.done, "history": self.history, "of": self._identity()})
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint, with its backend if this flow's is "auto".
+        """Continue from a checkpoint, with its backend if this flow's is "auto"; of any number of processes.
 
-        Raises ValueError naming it if it is damaged or of another flow: other settings, kernel, backend, dtype or
-        target, which is told by a hash of its points.
+        Raises ValueError naming it if it is damaged or of another flow: other settings, kernel, backend, tolerance,
+        dtype or target, which is told by a hash of its points.
         """
         tensors, info = checkpoints.load(path)
         there, here = info.get("of"), self._identity()
         if not isinstance(there, dict):
             raise ValueError(f"{path} is no checkpoint of a flow")
         backend = there.get("backend")
-        if self._asked == "auto" and backend in backends.names():
+        if self._automatic() and isinstance(backend, str) and backend.partition("@")[0] in backends.names():
             here["backend"] = backends.resolve(backend, self.x[None], self.target[None], self.kernel)
         other = [
             f"{name} {there.get(name)!r}, not {value!r}" for name, value in here.items() if there.get(name) != value
@@ -265,6 +327,7 @@ class CloudFlow:
             "hash of the target": self._hash,
             "dtype": str(self.x.dtype),
             "backend": self.backend,
+            "tolerance": backends.tolerance(self._asked) if self._automatic() else None,
         }
 
 

@@ -110,7 +110,7 @@ def _row(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel, t
     seconds = costs.call_seconds(name, shape, kernel, x.dtype) if x.device.type == "cpu" else None
     needed = costs.call_bytes(name, shape, x.element_size(), x.device)
     memory = "-" if needed is None else size(needed)
-    note = "an estimate, not exact" if name in ("sliced", "tree") else ""
+    note = "" if backends.exact(name) else "an estimate, not exact"
     if seconds is None:
         return (mark, "not measured", "not measured", memory, note)
     return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), memory, note)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddeq_fast.commands import arguments, cloud_pictures
 from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
 from ddeq_fast.data.files import WRITTEN, load_points, write_points
+from ddeq_fast.training.processes import Processes, local_device
 from ddeq_fast.utils import console, drawing, files, locks
 from ddeq_fast.utils.signals import stop_on_signal
 from ddeq_fast.utils.units import duration
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Move random particles onto a target cloud by the MMD flow. Lengths (lr,\n"
         "bandwidths) are in units of the target's spread. Ctrl-C saves; --resume continues\n"
-        "as if nothing had happened."
+        "as if nothing had happened. torchrun --nproc-per-node K -- ddeq-fast flow ... shares\n"
+        "the sums among K processes; --resume may be given to another number of them."
     )
     files_group = parser.add_argument_group("files")
     files_group.add_argument(
@@ -77,7 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="auto",
         metavar="NAME",
-        help="auto: exact if all steps take less than a minute, else sliced for Riesz(1) (default: %(default)s)",
+        help="auto: exact if all steps take less than a minute, else sliced for Riesz(1); with --tolerance the "
+        "fastest within it (default: %(default)s)",
+    )
+    sums.add_argument(
+        "--tolerance", type=float, metavar="T", help="relative error that the field of a step may have (default: none)"
     )
     sums.add_argument(
         "--directions",
@@ -99,55 +105,69 @@ def run(options: argparse.Namespace) -> int:
     if picture is not None:
         arguments.check_output("picture", picture, cloud_pictures.ENDINGS, target, "target")
         drawing.load_matplotlib()
-    cloud = load_points(target)
+    cloud, device = load_points(target), choose_device(local_device(options.device))
     if out.suffix.lower() == ".ply" and cloud.shape[1] not in (2, 3):
         raise ValueError(f"--out {out}: a PLY file holds points in 2 or 3 dimensions, the target has {cloud.shape[1]}")
-    flow = CloudFlow(cloud.to(choose_device(options.device)), settings, options.kernel, options.backend)
+    flow = CloudFlow(
+        cloud.to(device),
+        settings,
+        options.kernel,
+        options.backend,
+        tolerance=options.tolerance,
+        processes=Processes.join(device),
+    )
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     outputs = [out] if picture is None else [out, picture]
+    main = flow.processes.main
     with ExitStack() as locked:
-        for path in outputs:
-            locked.enter_context(locks.alone(path.with_name(f".{path.name}.lock"), str(path)))
-        files.remove_leftovers(*outputs, checkpoint)
+        if main:
+            for path in outputs:
+                locked.enter_context(locks.alone(path.with_name(f".{path.name}.lock"), str(path)))
+            files.remove_leftovers(*outputs, checkpoint)
         if options.resume:
             flow.restore(checkpoint)
-        elif checkpoint.exists():
+        elif main and checkpoint.exists():
             raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
-        console.say(_summary(flow, target))
+        if main:
+            console.say(_summary(flow, target))
         if not _move(flow, checkpoint, options.checkpoint_every, options.quiet):
             return 130
-        return _finish(flow, cloud, out, picture, checkpoint)
+        return _finish(flow, cloud, out, picture, checkpoint) if main else 0
 
 
 def _move(flow: CloudFlow, checkpoint: Path, checkpoint_every: int, quiet: bool) -> bool:
     """Move to the end, or until a signal comes: then save and return False."""
-    steps = flow.settings.steps
+    steps, main, stop = flow.settings.steps, flow.processes.main, False
     if not flow.history:
         flow.note()
         flow.look()
-    with stop_on_signal() as stopped, console.Bar(steps, flow.done, shown=not quiet) as bar:
-        while flow.done < steps and not stopped.is_set():
+    with stop_on_signal() as stopped, console.Bar(steps, flow.done, shown=main and not quiet) as bar:
+        while flow.done < steps and not stop:
             flow.step()
             text = None
-            if flow.done % max(1, steps // 20) == 0 or flow.done == steps:
+            if flow.reports(flow.done):
                 flow.note()
                 text = _progress(flow)
             flow.look()
             if checkpoint_every and flow.done % checkpoint_every == 0:
                 flow.save(checkpoint)
             bar.step(text)
+            stop = any(flow.processes.gather(stopped.is_set()))
     if flow.done == steps:
         return True
     flow.save(checkpoint)
     text = f"stopped after step {flow.done}, saved to {checkpoint}; continue with --resume"
-    console.say(f"ddeq-fast: {text}", error=True)
+    if main:
+        console.say(f"ddeq-fast: {text}", error=True)
     return False
 
 
 def _progress(flow: CloudFlow) -> str:
-    """How near the particles are."""
+    """How near the particles are, and how good the sums that move them."""
     start, now = flow.history[0][1], flow.history[-1][1]
-    return f"MMD {now:.2e}" + (f", {now / start:.2g} of the start's" if start > 0 else "")
+    nearer = f", {now / start:.2g} of the start's" if start > 0 else ""
+    error = "" if flow.error is None else f", field off by {flow.error:.1g}"
+    return f"MMD {now:.2e}{nearer}; {flow.backend}{error}"
 
 
 def _finish(flow: CloudFlow, cloud: Tensor, out: Path, picture: Path | None, checkpoint: Path) -> int:
@@ -174,8 +194,9 @@ def _summary(flow: CloudFlow, target: Path) -> str:
     """What is about to be done, and for how long."""
     n, d = flow.target.shape
     step, left = flow.step_seconds(), flow.settings.steps - flow.done
+    shared = "" if flow.processes.size == 1 else f" in {flow.processes.size} processes"
     time = "" if step is None else f", about {duration(step)} a step, {duration(step * left)} in all"
     return (
         f"{target}: {n:,} points in {d} dimensions; {len(flow.x):,} particles, {left} steps, {flow.charges():,} "
-        f"charges a step, {flow.backend}{time}"
+        f"charges a step, {flow.backend}{shared}{time}"
     )

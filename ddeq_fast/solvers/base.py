@@ -27,8 +27,7 @@ from torch import Tensor
 from ddeq_fast.solvers.iterate import Callback, Solution, iterate
 from ddeq_fast.solvers.problem import Pushforward
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.fields import check_kernel
-from ddeq_fast.sums.radial import RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, Riesz, check_kernel
 from ddeq_fast.utils.options import Registry, ShortRepr
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number
 

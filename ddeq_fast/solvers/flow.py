@@ -13,10 +13,9 @@ from torch import Tensor
 from ddeq_fast.solvers.base import RIESZ, IterativeSolver
 from ddeq_fast.solvers.optimizers import SGD, Adam
 from ddeq_fast.solvers.problem import Pushforward
-from ddeq_fast.sums.fields import check_kernel
 from ddeq_fast.sums.mmd import signed_measure
 from ddeq_fast.sums.operators import evaluate_plain
-from ddeq_fast.sums.radial import Mixture, RadialKernel
+from ddeq_fast.sums.radial import Mixture, RadialKernel, check_kernel
 from ddeq_fast.utils.validation import check_choice, check_flag, check_integer, check_number, check_pair, check_share
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ddeq_fast.sums import backends
+from ddeq_fast.sums.certify import certify_sums, check_certify
 from ddeq_fast.sums.operators import evaluate
-from ddeq_fast.sums.radial import RadialKernel, Riesz
+from ddeq_fast.sums.radial import RadialKernel, check_kernel
+from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import check_charges, check_cloud
 
 
@@ -25,6 +27,7 @@ def potential(
     charges: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> Tensor:
     """Potential u(x_i) = sum_j v_j k(x_i, y_j) of charges at y, differentiable in x, y and the charges.
 
@@ -37,16 +40,20 @@ def potential(
         tolerance: in (0, 1), the relative error |u - u*| / |u*| that each cloud's potentials may have, and fields
             likewise: u* is exact, norms run over the targets, single ones may be worse. "auto" then takes trees where
             they are faster (in at most three dimensions on a CPU), which compare themselves with exact sums at some
-            targets; `certify.certified_error` is a look at more of them. None, and exact backends: up to rounding.
+            targets. None, and exact backends: up to rounding.
+        certify: how many random targets are compared with exact sums in float64, each of which costs n pairs; none if
+            None. An error beyond the tolerance is a RuntimeWarning, and `ddeq_fast.sums.certify.certificates` collects
+            what was found: without one of both there is nobody to be told, which is a ValueError. What backward passes
+            sum is not compared.
 
     Returns:
         u, (m,) or (B, m).
 
     Raises:
         TypeError, ValueError: wrong type, dtype, shape or device, NaN, an empty cloud, an unknown backend, a tolerance
-            that it does not promise.
+            that it does not promise, `certify` over shards or where values cannot be read.
     """
-    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), True, False)[0]
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), certify, True, False)[0]
 
 
 def field(
@@ -57,12 +64,13 @@ def field(
     charges: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> Tensor:
     """Field f(x_i) = sum_j v_j grad_1 k(x_i, y_j), shape of x; arguments and errors as in `potential`.
 
     Coincident points exert no force on each other.
     """
-    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), False, True)[1]
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), certify, False, True)[1]
 
 
 def potential_and_field(
@@ -73,18 +81,10 @@ def potential_and_field(
     charges: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(`potential`, `field`) in one pass over the pairs."""
-    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), True, True)
-
-
-def check_kernel(kernel: RadialKernel | None) -> RadialKernel:
-    """The kernel, `Riesz(1)` if None; raises TypeError for anything else."""
-    if kernel is None:
-        return Riesz(1.0)
-    if not isinstance(kernel, RadialKernel):
-        raise TypeError(f"kernel must be a RadialKernel such as Riesz(1.0), got {type(kernel).__name__}")
-    return kernel
+    return _evaluate(x, y, kernel, charges, backends.to_tolerance(backend, tolerance), certify, True, True)
 
 
 def _evaluate(
@@ -93,15 +93,19 @@ def _evaluate(
     kernel: RadialKernel | None,
     charges: Tensor | None,
     backend: str,
+    certify: int | None,
     potential: bool,
     field: bool,
 ) -> tuple[Tensor, Tensor]:
     """Both sums, an empty tensor for one that is not wanted."""
     check_cloud("x", x)
     check_cloud("y", y, like=("x", x))
-    v = check_charges("charges", charges, y)
-    kernel, backend = check_kernel(kernel), backends.check(backend)
-    if x.dim() == 3:
-        return evaluate(x, y, v, kernel, backend, potential, field)
-    u, f = evaluate(x[None], y[None], v[None], kernel, backend, potential, field)
-    return (u[0] if potential else u), (f[0] if field else f)
+    v, kernel, batched = check_charges("charges", charges, y), check_kernel(kernel), x.dim() == 3
+    samples = None if certify is None else transforms.outside_the_graph(check_certify, certify, backend, x)
+    if not batched:
+        x, y, v = x[None], y[None], v[None]
+    u, f = evaluate(x, y, v, kernel, backend, potential, field)
+    if samples is not None:
+        found = (u if potential else None), (f if field else None)
+        transforms.outside_the_graph(certify_sums, found, (x, y, v), kernel, backend, samples, batched)
+    return (u[0] if potential and not batched else u), (f[0] if field and not batched else f)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums import backends, naive
+from ddeq_fast.sums import backends, third
 from ddeq_fast.sums.backends import compiled
 from ddeq_fast.sums.encoding import alive, decode
 from ddeq_fast.sums.radial import RadialKernel
@@ -236,37 +236,24 @@ def _tangent_setup(ctx, inputs, output):
 
 
 def _tangent_backward(ctx, *grads):
-    """Third derivatives of the kernel, rarely wanted: taken through the plain formula."""
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[:5]) if need]
-    result = [None] * 7
-    for i, grad in zip(wanted, _transpose(ctx, ctx.saved_tensors, wanted)(grads), strict=True):
+    result: list[Tensor | None] = [None] * 7
+    found = third.transposed(_third(ctx), ctx.saved_tensors, wanted, grads)
+    for i, grad in zip(wanted, found, strict=True):
         result[i] = grad
     return tuple(result)
 
 
 def _tangent_jvp(ctx, saved, *tangents):
-    """The transpose of the transpose, for forward mode does not nest outside of `torch.func`."""
     moved = [i for i, tangent in enumerate(tangents[:5]) if tangent is not None]
-    nothing = torch.zeros_like(saved[0][..., 0]), torch.zeros_like(saved[0])
-    with torch.enable_grad():
-        (found,) = torch.func.vjp(_transpose(ctx, saved, moved), nothing)[1](tuple(tangents[i] for i in moved))
-    return found
+    return third.forward(_third(ctx), saved, moved, [tangents[i] for i in moved])
 
 
-def _transpose(ctx, inputs, wanted):
-    """(g_u, g_f) -> gradients of the tangent's inputs of these numbers."""
+def _third(ctx):
+    """The kernel whose third derivatives are asked for."""
     if backends.sharded(ctx.backend):
         raise ValueError(f"backend {ctx.backend!r} has no third derivatives: they need all points at once")
-    inputs, kernel = list(inputs), decode(ctx.kernel)
-
-    def formula(*chosen):
-        for i, tensor in zip(wanted, chosen, strict=True):
-            inputs[i] = tensor
-        x, y, v, s, t = inputs
-        return naive.tangent(x, y, v, s, t, kernel)
-
-    # Each input counts by itself, though one may have been computed from another.
-    return torch.func.vjp(formula, *(inputs[i] for i in wanted))[1]
+    return decode(ctx.kernel)
 
 
 def _energy_setup(ctx, inputs, output):

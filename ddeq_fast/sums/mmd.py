@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.fields import check_kernel, field, potential
+from ddeq_fast.sums.certify import certify_sums, check_certify
+from ddeq_fast.sums.fields import field, potential
 from ddeq_fast.sums.measures import Measure, pair, without_padding
 from ddeq_fast.sums.operators import energy
-from ddeq_fast.sums.radial import RadialKernel
+from ddeq_fast.sums.radial import RadialKernel, check_kernel
+from ddeq_fast.utils import transforms
 from ddeq_fast.utils.validation import check_cloud
 
 
@@ -33,6 +35,7 @@ def squared_mmd(
     y_mask: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy MMD^2(mu, rho) of the measures on x and y (V-statistic).
 
@@ -45,6 +48,8 @@ def squared_mmd(
         backend: a name from `ddeq_fast.sums.backends.names()`, or "auto".
         tolerance: of the potentials u at the points of both clouds, as in `potential`, which MMD^2 = sum_i w_i u_i is
             made of: it is off by at most tolerance |w| |u|, which is much more than the tolerance of near clouds.
+        certify: how many random points of both clouds these potentials are compared at, as in `potential`; `absolute`
+            of what is found bounds the error of MMD^2. Then a backward pass costs about two more sums.
 
     Returns:
         (B,), or a scalar for clouds without a batch axis. Twice differentiable in x, y and the weights.
@@ -56,8 +61,9 @@ def squared_mmd(
     """
     backend = backends.to_tolerance(backend, tolerance)
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
+    samples = None if certify is None else transforms.outside_the_graph(check_certify, certify, backend, x)
     z, w = _difference(mu, rho, backend)
-    return _in_dtype_of(x, _squared(z, w, check_kernel(kernel), backend))
+    return _in_dtype_of(x, _squared(z, w, check_kernel(kernel), backend, samples))
 
 
 def mmd_distance(
@@ -100,13 +106,14 @@ def witness(
     y_mask: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> Tensor:
     """Witness function sum_i a_i k(x_i, z) - sum_j b_j k(y_j, z) at the points z: the potential of mu - rho.
 
     Args:
         z: points, (l, d) or (B, l, d); dtype, device, batch and dimension of x.
         x, y, kernel, x_weights, y_weights, x_mask, y_mask, backend: as in `squared_mmd`, whose errors it raises.
-        tolerance: of the result, as in `potential`.
+        tolerance, certify: of the result, as in `potential`.
 
     Returns:
         (l,) or (B, l). Twice differentiable in z, x, y and the weights.
@@ -115,7 +122,8 @@ def witness(
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     check_cloud("z", z, like=("x", x))
     sources, w = _difference(mu, rho, backend)
-    return _in_dtype_of(z, potential(z.to(w.dtype), sources, kernel, charges=w, backend=backend))
+    found = potential(z.to(w.dtype), sources, kernel, charges=w, backend=backend, certify=certify)
+    return _in_dtype_of(z, found)
 
 
 def wasserstein_gradient(
@@ -129,10 +137,11 @@ def wasserstein_gradient(
     y_mask: Tensor | None = None,
     backend: str = "auto",
     tolerance: float | None = None,
+    certify: int | None = None,
 ) -> Tensor:
     """Wasserstein gradient of mu -> MMD^2(mu, rho) / 2 at the particles x: the field of mu - rho.
 
-    Arguments and errors are those of `squared_mmd`; the tolerance is that of the result, as in `field`.
+    Arguments and errors are those of `squared_mmd`; tolerance and certify are of the result, as in `field`.
 
     Returns:
         Shape of x, zero on padding. For n equal weights this is n times the gradient with respect to each
@@ -142,8 +151,8 @@ def wasserstein_gradient(
     mu, rho = _measures(x, y, x_weights, y_weights, x_mask, y_mask, backend)
     sources, w = _difference(mu, rho, backend)
     targets = without_padding(mu.points, mu.real).to(w.dtype)
-    gradient = _in_dtype_of(x, field(targets, sources, kernel, charges=w, backend=backend))
-    return without_padding(gradient, mu.real)
+    gradient = field(targets, sources, kernel, charges=w, backend=backend, certify=certify)
+    return without_padding(_in_dtype_of(x, gradient), mu.real)
 
 
 def positive_root(q: Tensor, floor: Tensor | float = 0.0) -> Tensor:
@@ -188,15 +197,23 @@ def _difference(mu: Measure, rho: Measure, backend: str, least: torch.dtype = to
     return signed_measure(mu.points, rho.points, a, b)
 
 
-def _squared(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
-    """MMD^2 of a signed measure, of the whole one where this process has a part of it."""
+def _squared(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str, samples: int | None = None) -> Tensor:
+    """MMD^2 of a signed measure, of the whole one where this process has a part of it; compared at `samples` points."""
     batched = z.dim() == 3
     z, w = (z, w) if batched else (z[None], w[None])
     ring = backends.sharded(backend)
-    if ring is None:
+    if ring is None and samples is None:
         value = energy(z, w, kernel, backend)
     else:
-        value = ring.whole((w * potential(z, z, kernel, charges=w, backend=backend)).sum(-1))
+        u = potential(z, z, kernel, charges=w, backend=backend)
+        value = (w * u).sum(-1)
+        if samples is not None:
+            clouds = z, z, w
+            transforms.outside_the_graph(
+                certify_sums, (u, None), clouds, kernel, backend, samples, batched, "squared_mmd"
+            )
+        if ring is not None:
+            value = ring.whole(value)
     return value if batched else value[0]
 
 

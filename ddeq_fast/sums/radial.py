@@ -378,3 +378,12 @@ class Mixture(RadialKernel):
 
     def curvature(self, q):
         return sum(weight * kernel.curvature(q) for weight, kernel in self.components)
+
+
+def check_kernel(kernel: RadialKernel | None) -> RadialKernel:
+    """The kernel, `Riesz(1)` if None; raises TypeError for anything else."""
+    if kernel is None:
+        return Riesz(1.0)
+    if not isinstance(kernel, RadialKernel):
+        raise TypeError(f"kernel must be a RadialKernel such as Riesz(1.0), got {type(kernel).__name__}")
+    return kernel

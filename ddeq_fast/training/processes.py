@@ -52,6 +52,12 @@ class Processes:
         distributed.all_gather_object(items, item)
         return items
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of the tensors of all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
     def check(self, model: nn.Module) -> None:
         """Raises ValueError, naming it, if a part of the model makes several processes train otherwise than one."""
         if self.size == 1:

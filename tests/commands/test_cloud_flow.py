@@ -11,6 +11,9 @@ from ddeq_fast import Gaussian, Riesz, squared_mmd
 from ddeq_fast.commands.cloud_flow import CloudFlow, Settings
 from ddeq_fast.commands.main import main
 from ddeq_fast.data.files import load_points
+from ddeq_fast.sums import backends
+from ddeq_fast.sums.backends import tree
+from ddeq_fast.sums.backends.sliced import Sliced
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -78,6 +81,39 @@ def test_auto_is_exact_where_that_takes_no_patience(ring, monkeypatch):
     ]:
         monkeypatch.setattr(CloudFlow, "step_seconds", lambda self, name, per_step=per_step: per_step[name])
         assert CloudFlow(ring, Settings(20, 100), kernel).backend == expected
+
+
+def test_a_tolerance_is_kept_and_told(ring, tmp_path, monkeypatch):
+    """Trees are taken within it, never slices, and a checkpoint of another one is refused."""
+    pytest.importorskip("ferreus_bbfmm")
+    monkeypatch.setattr(tree, "_pays", lambda x, y, kernel: True)
+    seconds = {"dense": 90.0, "compiled": 50.0, "sliced": 1e-3, "tree": 2.0}
+    monkeypatch.setattr(CloudFlow, "step_seconds", lambda self, name: seconds[backends.base(name)])
+    flow = CloudFlow(ring, Settings(100, 40), tolerance=1e-3)
+    assert flow.backend == "tree@0.001" and flow.error is None
+    flow.step()
+    assert flow.error is None, "only steps before a report are compared"
+    flow.step()
+    assert 0 < flow.error <= 1e-3
+    flow.save(tmp_path / "a")
+    CloudFlow(ring, Settings(100, 40), tolerance=1e-3).restore(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"a is of another flow: tolerance 0.001, not 0.01$"):
+        CloudFlow(ring, Settings(100, 40), tolerance=1e-2).restore(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"a is of another flow: tolerance 0.001, not None$"):
+        CloudFlow(ring, Settings(100, 40)).restore(tmp_path / "a")
+    seconds["tree"] = 1000.0
+    assert CloudFlow(ring, Settings(100, 40), tolerance=1e-3).backend == "compiled"
+    with pytest.raises(ValueError, match=r"^backend 'sliced' promises no tolerance, got 0.1$"):
+        CloudFlow(ring, Settings(100), backend="sliced", tolerance=0.1)
+
+
+def test_slices_are_checked_once_in_a_while(ring, monkeypatch):
+    checked = []
+    monkeypatch.setattr(Sliced, "check", lambda *args: checked.append(flow.done))
+    flow = CloudFlow(ring, Settings(100, 100), backend="sliced")
+    finished(flow)
+    assert checked == list(range(4, 100, 5))
+    assert 0 < flow.error < 1
 
 
 def test_the_seed_decides(ring):

@@ -239,6 +239,24 @@ def test_only_tiles_with_near_pairs_are_left_out(device, cloud, monkeypatch):
     assert flags[1][1].any()
 
 
+def test_flags_of_tiles_are_bounded(device, cloud, monkeypatch):
+    """Many tiles of targets are several launches with the same results, of a cloud on itself, too."""
+    flags, add = [], high_d.add_left_out
+    monkeypatch.setattr(high_d, "add_left_out", lambda *a: (flags.append(a[4][0].numel()), add(*a)))
+    x, v = cloud(2, 170, 19).float().to(device), cloud(340).view(2, 170).float().to(device)
+    s, t = cloud(2, 170, 19).float().to(device), cloud(2, 170, 19).float().to(device)
+    calls = [lambda: TRITON.evaluate(x, x, v, Riesz(1.0), False, True), lambda: TRITON.tangent(x, x, v, s, t, MIXTURE)]
+    for call in calls:
+        monkeypatch.setattr(high_d, "FLAGS", 1 << 20)
+        whole, count = call(), flags.pop()
+        monkeypatch.setattr(high_d, "FLAGS", count // 2)
+        parts = call()
+        assert len(flags) > 1 and max(flags) <= count // 2 and sum(flags) == count
+        flags.clear()
+        for a, b in zip(whole, parts, strict=True):
+            assert (a is None) == (b is None) and (a is None or relative_error(b, a) <= 2e-5)
+
+
 # Derivatives
 
 

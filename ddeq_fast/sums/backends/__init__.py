@@ -14,12 +14,14 @@ from ddeq_fast.sums.backends.registry import (
     base,
     check,
     check_whole,
+    exact,
     get,
     names,
     register,
     resolve,
     sharded,
     to_tolerance,
+    tolerance,
     unsupported,
 )
 from ddeq_fast.sums.radial import RadialKernel
@@ -29,6 +31,7 @@ __all__ = [
     "base",
     "check",
     "check_whole",
+    "exact",
     "expected_calls",
     "get",
     "memory_budget",
@@ -38,6 +41,7 @@ __all__ = [
     "set_memory_budget",
     "sharded",
     "to_tolerance",
+    "tolerance",
     "unsupported",
 ]
 

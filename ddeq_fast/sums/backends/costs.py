@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.backends import dense, memory
+from ddeq_fast.sums.backends import dense, memory, sliced, spectra
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_integer
 
@@ -98,12 +98,24 @@ def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKern
     if "tree" in entry:  # kernels without a field of trees are summed exactly
         fields = all(kind(term) in entry["fields"] for _, term in kernel.terms())
         return tree_seconds(shape, kernel) if fields else call_seconds("compiled", shape, kernel, dtype)
-    if "points" in entry:  # sorted sums, of which torch runs one thread a cloud
-        if any(kind(term) != "riesz_1" for _, term in kernel.terms()):
-            return None
-        points = batch * (m + n) * entry["directions"]
-        return entry["call"] + points * math.log2(m + n) * entry["points"]
+    if "points" in entry:
+        return _sliced_seconds(entry, shape, kernel)
     return entry["call"] + batch * m * n * pair_seconds(name, d, kernel, dtype) * _threads()
+
+
+def _sliced_seconds(entry: dict, shape: tuple[int, int, int, int], kernel: RadialKernel) -> float | None:
+    """Of sums by slices, of which torch runs one thread a cloud; None where the grid was not measured."""
+    batch, m, n, _ = shape
+    rest = [term for _, term in kernel.terms() if kind(term) != "riesz_1"]
+    line = 0.0 if len(rest) == len(kernel.terms()) else (m + n) * math.log2(m + n) * entry["points"]
+    if rest:
+        if "grid" not in entry:
+            return None
+        # Of smooth kernels, unless they are narrow, there are too few to count.
+        smooth = all(term.name in spectra.SMOOTH for term in rest)
+        number = 0 if smooth else sliced.frequencies(max(m, n))
+        line += (m + n) * entry["grid"] + number * math.log2(max(number, 2)) * entry["frequencies"]
+    return entry["call"] + batch * entry["directions"] * line
 
 
 def tree_seconds(shape: tuple[int, int, int, int], kernel: RadialKernel) -> float:

@@ -39,8 +39,11 @@ def pair_bytes(d: int, itemsize: int) -> int:
     return max(itemsize, 4) * (MATRICES + (3 * d if d <= DIFFERENCE_DIMENSION else 0))
 
 
-def _in_tiles(sums, targets, sources) -> tuple[Tensor | None, ...]:
-    """Run in single precision at least: autocast would cancel a discrepancy away, and half loses near pairs."""
+def in_tiles(sums, targets, sources, pair_bytes=pair_bytes) -> tuple[Tensor | None, ...]:
+    """Run in single precision at least: autocast would cancel a discrepancy away, and half loses near pairs.
+
+    See `Tiles`; pair_bytes(d, itemsize) is what one pair takes. Points come first in targets and sources.
+    """
     device, dtype = targets[0].device, targets[0].dtype
     if dtype in (torch.float16, torch.bfloat16):
         targets, sources = [t.float() for t in targets], [s.float() for s in sources]
@@ -56,13 +59,13 @@ def _in_tiles(sums, targets, sources) -> tuple[Tensor | None, ...]:
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
     tile = _evaluate_low if x.shape[2] <= DIFFERENCE_DIMENSION else _evaluate_high
-    return _in_tiles(functools.partial(tile, kernel, potential, field), (x,), (y, v))
+    return in_tiles(functools.partial(tile, kernel, potential, field), (x,), (y, v))
 
 
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
     tile = _tangent_low if x.shape[2] <= DIFFERENCE_DIMENSION else _tangent_high
-    return _in_tiles(functools.partial(tile, kernel), (x, s), (y, v, t))
+    return in_tiles(functools.partial(tile, kernel), (x, s), (y, v, t))
 
 
 def _evaluate_low(kernel, potential, field, targets, sources):

@@ -19,8 +19,8 @@ class Backend(Protocol):
     None of z (B, n, d) with charges w (B, n) on itself, where it has something faster than `evaluate` and a sum.
 
     One that can be less exact than rounding has to_tolerance(tolerance), the backend within that relative error (see
-    `fields.potential`), and cheaper(tolerance, x, y, kernel), whether that is faster than exact sums. One whose error
-    has no bound has `rough = True`.
+    `fields.potential`), cheaper(tolerance, x, y, kernel), whether that is faster than exact sums, and `tolerance`, what
+    it keeps to where none is asked for. One whose error has no bound has `rough = True`.
     """
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -128,6 +128,21 @@ def to_tolerance(name: str, tolerance: float | None) -> str:
     if "@" in check(name):
         raise ValueError(f"tolerance must be None where backend has one, got {tolerance:g} and {name!r}")
     return check(f"{name}@{tolerance!r}")
+
+
+def exact(name: str) -> bool:
+    """Whether rounding is all that the backend of that name is off by; raises as `get`."""
+    backend = get(name)
+    return not (hasattr(backend, "to_tolerance") or getattr(backend, "rough", False))
+
+
+def tolerance(name: str) -> float | None:
+    """The relative error that a backend of that name may make; None if it is exact, or an estimate without a bound.
+
+    Raises as `check`.
+    """
+    plain, asked = _split(check(name))
+    return asked if asked is not None or plain == "auto" else getattr(get(plain), "tolerance", None)
 
 
 def unsupported(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:

@@ -1,9 +1,8 @@
-"""Errors of sums, found by exact ones at some of the targets."""
+"""Exact sums at some of the targets, and how far others are from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,42 +10,61 @@ from torch import Tensor
 from ddeq_fast.sums.radial import RadialKernel
 
 
-class Error(NamedTuple):
-    """Root mean squares (B,) over targets, float64: of errors, of exact sums, and of those of charges |v|."""
+def some(m: int, number: int, seed: int = 1) -> Tensor:
+    """`number` of m targets drawn with replacement, (number,), or all m if they are no more.
 
-    off: Tensor
-    size: Tensor
-    uncancelled: Tensor
-
-
-def errors(
-    exact: Callable[..., Sequence[Tensor | None]],
-    kernel: RadialKernel,
-    clouds: tuple[Tensor, Tensor, Tensor],
-    moves: tuple[Tensor, ...],
-    found: Sequence[Tensor | None],
-    number: int,
-) -> list[Error]:
-    """Errors of each sum found that is not None, at `number` targets drawn with replacement, at all if they are fewer.
-
-    exact: `evaluate` or, with moves s (B, m, d) and t (B, n, d), `tangent` of an exact backend. clouds: x, y and v.
+    With it mean squares over them are unbiased estimates of those over all. The same in every call.
     """
-    (x, y, v), m = clouds, clouds[0].shape[1]
-    at = torch.arange(m)
-    if number < m:
-        at = torch.randint(m, (number,), generator=torch.Generator().manual_seed(1))
-    at = at.to(x.device)
-    inputs = [x[:, at], y, v, *(move if i else move[:, at] for i, move in enumerate(moves))]
-    inputs = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in inputs]
-    wanted = () if moves else tuple(part is not None for part in found)
-    right = exact(*inputs, kernel, *wanted)
-    inputs[2] = inputs[2].abs()
-    whole = right if bool((inputs[2] == v).all()) else exact(*inputs, kernel, *wanted)
-    return [
-        Error(mean(a[:, at] - b), mean(b), mean(c))
-        for a, b, c in zip(found, right, whole, strict=True)
-        if a is not None and b is not None and c is not None
-    ]
+    if m <= number:
+        return torch.arange(m)
+    return torch.randint(m, (number,), generator=torch.Generator().manual_seed(seed))
+
+
+class Sample:
+    """Exact sums at targets `at` (k,), with which sums at all targets are compared; a repeated one counts again.
+
+    Args:
+        exact: `evaluate` or, with moves s (B, m, d) and t (B, n, d), `tangent` of an exact backend, which is run in
+            single precision at least.
+        clouds: x (B, m, d), y (B, n, d) and v (B, n).
+        wanted: of `evaluate`, which of potential and field; sums `found` are None where this is false.
+    """
+
+    def __init__(
+        self,
+        exact: Callable[..., Sequence[Tensor | None]],
+        kernel: RadialKernel,
+        clouds: tuple[Tensor, Tensor, Tensor],
+        at: Tensor,
+        wanted: tuple[bool, bool] = (True, True),
+        moves: tuple[Tensor, ...] = (),
+    ):
+        self.at = at.to(clouds[0].device)
+        targets, sources = (clouds[0], *moves[:1]), (clouds[1], *moves[1:])
+        wide = torch.promote_types(clouds[0].dtype, torch.float32)
+        x, *s = (part[:, self.at].to(wide) for part in targets)
+        y, *t = (part.to(wide) for part in sources)
+        self._charges = clouds[2].to(wide)
+
+        def sums(v: Tensor) -> Sequence[Tensor | None]:
+            return exact(x, y, v, *s, *t, kernel, *(() if moves else wanted))
+
+        self._sums, self.exact = sums, sums(self._charges)
+
+    def off(self, found: Sequence[Tensor | None]) -> list[Tensor]:
+        """Root mean squares (B,) over these targets of the errors of each sum that is wanted."""
+        pairs = zip(found, self.exact, strict=True)
+        return [mean(a[:, self.at] - b) for a, b in pairs if a is not None and b is not None]
+
+    def size(self) -> list[Tensor]:
+        """Those of the exact sums."""
+        return [mean(part) for part in self.exact if part is not None]
+
+    def uncancelled(self) -> list[Tensor]:
+        """Those of the exact sums of charges |v|."""
+        if bool((self._charges >= 0).all()):
+            return self.size()
+        return [mean(part) for part in self._sums(self._charges.abs()) if part is not None]
 
 
 def mean(values: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ sorting, others of Fourier series (`spectra`), summed on a grid (`lines`).
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from ddeq_fast.sums.backends import dense, lines, sampled, spectra
 from ddeq_fast.sums.backends import directions as axes
 from ddeq_fast.sums.radial import Elementary, RadialKernel, Riesz, elementary, unknown
-from ddeq_fast.utils.validation import check_integer
+from ddeq_fast.utils.validation import check_flag, check_integer, check_pair
+from ddeq_fast.utils.warning import warn
 
 # Independent rotations that an estimate of the error takes.
 REPLICATES = 8
@@ -45,6 +45,10 @@ class Sliced:
         directions: P >= 1, a design (see `directions`) that is rotated at random: unbiased for Riesz(1), Gaussian and
             inverse multiquadric kernels.
         seed: of the rotation.
+        checked: compare every result with exact sums at some targets, of n pairs each, and warn of a poor one. A loop
+            over sums of one kind does better to `check` some of them.
+        share: (i, k): sum along every k-th direction from the i-th on alone, unchecked. These k parts, which as many
+            processes may sum, add up to the result.
 
     Relative errors of fields of Riesz(1) on normal clouds, norm-wise, with 64 directions: 1e-3 for d = 2, 3e-3 for
     d = 3, 3e-2 for d = 10. For d > 1 smooth kernels much narrower than the cloud need more; Laplacian kernels and Riesz
@@ -56,9 +60,12 @@ class Sliced:
 
     rough = True
 
-    def __init__(self, directions: int = 64, *, seed: int = 0):
+    def __init__(self, directions: int = 64, *, seed: int = 0, checked: bool = True, share: tuple[int, int] = (0, 1)):
         self.directions = check_integer("directions", directions)
         self.seed = check_integer("seed", seed, low=0)
+        part, parts = check_pair("share", share, "(i, k)")
+        self.share = check_integer("share", part, low=0, high=check_integer("share", parts) - 1), parts
+        self.checked = check_flag("checked", checked) and parts == 1
 
     def unsupported(self, x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
         """Needs kernels whose one-dimensional ones are known."""
@@ -73,10 +80,24 @@ class Sliced:
         self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Backend.evaluate`. Raises ValueError for bandwidths that the grid does not resolve."""
-        u, f = _Sums(x, y, v, kernel).mean(self._draw(x.shape[2], self._generator()), potential, field)
+        directions = self._draw(x.shape[2], self._generator())
+        u, f = _Sums(x, y, v, kernel).mean(self._own(directions), len(directions), potential, field)
         found = u if potential else None, f if field else None
-        _warn_if_poor(sampled.errors(dense.evaluate, kernel, (x, y, v), (), found, SAMPLE), kernel, x.shape[2])
+        if self.checked:
+            self.check(found, x, y, v, kernel)
         return (u.to(x.dtype) if potential else None), (f.to(x.dtype) if field else None)
+
+    @staticmethod
+    def check(
+        found: tuple[Tensor | None, Tensor | None], x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel
+    ) -> None:
+        """Warn if potentials or fields that were found, None for one that was not, are poor at some targets.
+
+        That is, off by more than a tenth of the sums of charges |v|.
+        """
+        wanted = found[0] is not None, found[1] is not None
+        sample = sampled.Sample(dense.evaluate, kernel, (x, y, v), sampled.some(x.shape[1], SAMPLE), wanted)
+        _warn_if_poor(sample, found, kernel, x.shape[2])
 
     def tangent(
         self, x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel
@@ -86,13 +107,18 @@ class Sliced:
             raise ValueError(
                 f"backend 'sliced' has no second derivatives of {kernel!r}, which has a cusp: use another one for them"
             )
-        du, df = _Sums(x, y, v, kernel).tangent(self._draw(x.shape[2], self._generator()), s, t)
-        errors = sampled.errors(dense.tangent, kernel, (x, y, v), (s, t), (du, df), SAMPLE)
-        _warn_if_poor(errors, kernel, x.shape[2])
+        directions = self._draw(x.shape[2], self._generator())
+        du, df = _Sums(x, y, v, kernel).tangent(self._own(directions), len(directions), s, t)
+        if self.checked:
+            at = sampled.some(x.shape[1], SAMPLE)
+            sample = sampled.Sample(dense.tangent, kernel, (x, y, v), at, moves=(s, t))
+            _warn_if_poor(sample, (du, df), kernel, x.shape[2])
         return du.to(x.dtype), df.to(x.dtype)
 
     def estimate(self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel | None = None) -> Estimate:
         """Both sums on batched clouds (see `Backend`), of Riesz(1) if the kernel is None, with their estimated errors.
+
+        Of all directions, whatever the share.
 
         The mean of eight designs of P directions each, independently rotated; errors are the standard errors of that
         mean or, of kernels that a grid smooths, the errors found at `SAMPLE` targets if they are larger.
@@ -104,14 +130,14 @@ class Sliced:
             raise ValueError(f"kernel cannot be sliced: the backend {reason}")
         sums, generator = _Sums(x, y, v, kernel), self._generator()
         drawn = [self._draw(x.shape[2], generator) for _ in range(REPLICATES)]
-        parts = [sums.mean(theta, True, True) for theta in drawn]
+        parts = [sums.mean(theta, len(theta), True, True) for theta in drawn]
         u, f = (torch.stack(part) for part in zip(*parts, strict=True))
         scale = REPLICATES * (REPLICATES - 1)
         squares = [_mean_square(part - part.mean(0)).sum(0) / scale for part in (u[..., None], f)]
         means = u.mean(0), f.mean(0)
         if sums.smoothed:
-            found = sampled.errors(dense.evaluate, kernel, (x, y, v), (), means, SAMPLE)
-            squares = [torch.maximum(square, one.off.square()) for square, one in zip(squares, found, strict=True)]
+            sample = sampled.Sample(dense.evaluate, kernel, (x, y, v), sampled.some(x.shape[1], SAMPLE))
+            squares = [torch.maximum(one, off.square()) for one, off in zip(squares, sample.off(means), strict=True)]
         units = (
             bound + torch.finfo(x.dtype).eps * sampled.mean(m) for bound, m in zip(sums.rounding(), means, strict=True)
         )
@@ -125,10 +151,18 @@ class Sliced:
         """Directions (P, d); on a line there is one."""
         return axes.draw(self.directions if d > 1 else 1, d, generator)
 
+    def _own(self, directions: Tensor) -> Tensor:
+        return directions[self.share[0] :: self.share[1]]
+
 
 def _mean_square(values: Tensor) -> Tensor:
     """Of vectors (..., m, d) over the m targets."""
     return values.square().sum(-1).mean(-1)
+
+
+def frequencies(points: int) -> int:
+    """Of a series for kernels with a cusp, at the least."""
+    return min(max(points, LEAST), MOST)
 
 
 class _Sums:
@@ -181,7 +215,7 @@ class _Sums:
             )
         least = max(needed, 2 * spectra.LOW)
         if self.smoothed:
-            least = max(2 * needed, min(max(points, LEAST), MOST))
+            least = max(2 * needed, frequencies(points))
         return 1 << math.ceil(math.log2(least))
 
     def rounding(self) -> tuple[Tensor, Tensor]:
@@ -193,8 +227,11 @@ class _Sums:
             unit * abs(self.sorted) + bounds[1]
         )
 
-    def mean(self, directions: Tensor, potential: bool, field: bool) -> tuple[Tensor, Tensor]:
-        """Potentials (B, m) in float64, and fields (B, m, d); of no meaning where they are not wanted."""
+    def mean(self, directions: Tensor, number: int, potential: bool, field: bool) -> tuple[Tensor, Tensor]:
+        """Potentials (B, m) in float64, and fields (B, m, d): what these directions of `number` add to their average.
+
+        Of no meaning where they are not wanted.
+        """
         u, f = torch.zeros_like(self.x[..., 0], dtype=torch.float64), torch.zeros_like(self.x)
         for theta in directions.to(self.x):
             s = _projected(self.y, theta)
@@ -206,8 +243,8 @@ class _Sums:
                 spectrum = self.grid.spread(s, self.v)
                 found = self.grid.read(spectrum, t, *([0] if potential else []), *([1] if field else []))
                 self._add(theta, 1.0, found[0] if potential else u[:0], found[-1] if field else u[:0], u, f)
-        u, f = u / len(directions), f / len(directions)
-        return (u + self.at_zero * self.v if self.at_zero else u), f
+        u, f = u / number, f / number
+        return (u + self.at_zero * len(directions) / number * self.v if self.at_zero else u), f
 
     @staticmethod
     def _add(theta: Tensor, factor: float, u_line: Tensor, f_line: Tensor, u: Tensor, f: Tensor) -> None:
@@ -216,7 +253,7 @@ class _Sums:
         if f_line.numel():
             f += factor * f_line[..., None] * theta
 
-    def tangent(self, directions: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def tangent(self, directions: Tensor, number: int, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Derivatives of `mean` as x moves along s and y along t, of kernels that have a grid alone."""
         du, df = torch.zeros_like(self.x[..., 0], dtype=torch.float64), torch.zeros_like(self.x)
         grid = self.grid
@@ -228,7 +265,7 @@ class _Sums:
             du += own * slope - slope_moved
             df_line = own * bend - bend_moved
             df += df_line[..., None] * theta
-        return du / len(directions), df / len(directions)
+        return du / number, df / number
 
 
 def _projected(x: Tensor, theta: Tensor) -> Tensor:
@@ -241,13 +278,13 @@ def _projected(x: Tensor, theta: Tensor) -> Tensor:
     return total
 
 
-def _warn_if_poor(errors: list[sampled.Error], kernel: RadialKernel, d: int) -> None:
-    if any(((error.off > POOR * error.uncancelled) & (error.uncancelled > 0)).any() for error in errors):
-        warnings.warn(
+def _warn_if_poor(sample: sampled.Sample, found: tuple[Tensor | None, ...], kernel: RadialKernel, d: int) -> None:
+    errors = zip(sample.off(found), sample.uncancelled(), strict=True)
+    if any(((off > POOR * whole) & (whole > 0)).any() for off, whole in errors):
+        warn(
             f"sliced sums of {kernel} in {d} dimensions are off by more than {POOR:.0%}: take more directions, a wider "
             "kernel or another backend",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 

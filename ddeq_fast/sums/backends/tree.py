@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.backends import compiled, costs, dense
+from ddeq_fast.sums.backends import compiled, costs, dense, sampled
 from ddeq_fast.sums.radial import Elementary, RadialKernel, Riesz, elementary, unknown
 from ddeq_fast.utils.optional import available, require
 from ddeq_fast.utils.validation import check_number
@@ -35,8 +35,6 @@ ERRORS: dict[int, dict[int, float]] = {
 TRIES = 2
 # Targets at which a result is compared with exact sums: so many at random, and of those with the largest values.
 SAMPLE, LARGEST = 96, 8
-# Sources summed at once there: matrices that stay in the cache.
-BLOCK = 1 << 14
 # The error found there may be so large a part of the tolerance: it is itself an estimate.
 MARGIN = 0.5
 # Clouds wider than so many bandwidths are summed exactly: squares of distances, in bandwidths, must be numbers.
@@ -129,7 +127,7 @@ class Tree:
         bandwidth = kernel.bandwidth
         if not (0 < size < math.inf and v.isfinite().all()) or (bandwidth is not None and size / bandwidth > WIDEST):
             return None
-        check = _Check(x, y, v, kernel, self.tolerance * MARGIN)
+        check = _Check(x, y, v, kernel, (potential, field), self.tolerance * MARGIN)
         for order in self._orders(x.shape[1]):
             u, f = _sums(x, y, v, kernel, order, size, potential, field)
             if check.passes(u, f):
@@ -176,36 +174,27 @@ def _warn_once(reason: str) -> None:
 
 
 class _Check:
-    """Compares sums with exact ones at some targets."""
+    """Compares sums (m,) and (m, d) of one cloud with exact ones at some targets."""
 
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, tolerance: float):
-        self.x, self.y, self.v, self.kernel, self.tolerance = x, y, v, kernel, tolerance
-        chance = torch.randint(len(x), (SAMPLE,), generator=torch.Generator().manual_seed(0))
-        # With replacement at random: an unbiased estimate of the mean square error of all.
-        self.chance, self.exact_chance = chance, self._exact(chance)
-        self.ends = torch.cat([x.argmin(0), x.argmax(0)])
-
-    def _exact(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.x[at]
-        u, f = torch.zeros_like(x[:, 0]), torch.zeros_like(x)
-        for y, v in zip(self.y.split(BLOCK), self.v.split(BLOCK), strict=True):
-            part = dense.evaluate(x[None], y[None], v[None], self.kernel, True, True)
-            u, f = u + part[0][0], f + part[1][0]
-        return u[:, None], f
+    def __init__(
+        self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, wanted: tuple[bool, bool], allowed: float
+    ):
+        self.x, self.allowed = x, allowed
+        self._sample = functools.partial(
+            sampled.Sample, dense.evaluate, kernel, (x[None], y[None], v[None]), wanted=wanted
+        )
+        self.chance = self._sample(sampled.some(len(x), SAMPLE, seed=0))
 
     def passes(self, u: Tensor | None, f: Tensor | None) -> bool:
-        """Whether the errors of those sums that are wanted, u (m,) and f (m, d), are within the tolerance."""
-        found = [None if u is None else u[:, None], f]
+        """Whether the errors of those sums that are wanted are within the tolerance."""
+        wanted = [part for part in (u, f) if part is not None]
         # Errors that are rare and large are where values or coordinates are.
-        large = [part.square().sum(1).topk(min(LARGEST, len(part))).indices for part in found if part is not None]
-        rare = torch.cat([*large, self.ends]).unique()
-        pairs = zip(found, self.exact_chance, self._exact(rare), strict=True)
-        return all(self._good(part, chance, peak, rare) for part, chance, peak in pairs if part is not None)
-
-    def _good(self, found: Tensor, exact_chance: Tensor, exact_rare: Tensor, rare: Tensor) -> bool:
-        mean = (found[self.chance] - exact_chance).square().sum(1).mean().sqrt() * len(found) ** 0.5
-        peak = (found[rare] - exact_rare).norm()
-        return bool(torch.maximum(mean, peak) <= self.tolerance * found.norm())
+        large = [part.reshape(len(part), -1).square().sum(1).topk(min(LARGEST, len(part))).indices for part in wanted]
+        rare = torch.cat([*large, self.x.argmin(0), self.x.argmax(0)]).unique()
+        found = [None if part is None else part[None] for part in (u, f)]
+        share = (len(rare) / len(self.x)) ** 0.5  # as if all others were right
+        offs = zip(wanted, self.chance.off(found), self._sample(rare).off(found), strict=True)
+        return all(bool(torch.maximum(a, share * b) <= self.allowed * sampled.mean(part[None])) for part, a, b in offs)
 
 
 def _sums(x: Tensor, y: Tensor, v: Tensor, kernel, order: int, size: float, potential: bool, field: bool):

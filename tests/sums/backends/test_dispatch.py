@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ddeq_fast import Gaussian, Riesz
+from ddeq_fast import Gaussian, Laplacian, Riesz
 from ddeq_fast.commands.main import main
 from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
@@ -21,7 +21,7 @@ TABLE = {
         | MEMORY
         for name, first, pair in (("dense", 0.0, 1e-8), ("compiled", 9.0, 1e-9), ("keops", 10.0, 1e-8))
     }
-    | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "point_bytes": 96, "number_bytes": 8}}
+    | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "grid": 1e-8, "frequencies": 1e-9} | MEMORY}
     | {"tree": {"call": 0.01, "tree": {"riesz_1": {"3": 1e-5}}, "fields": ["riesz_1"]} | MEMORY},
 }
 
@@ -97,6 +97,23 @@ def test_the_committed_table_is_complete():
 
 def test_beyond_the_table_cost_grows_with_the_dimension(machine):
     assert costs.pair_seconds("dense", 16, Riesz(1.0), torch.float32) == pytest.approx(8e-8)
+
+
+def test_costs_of_slices(machine, monkeypatch):
+    """64 directions of 2 x 8,192 points: sorted, on a grid of few frequencies, or on one of as many as points."""
+
+    def seconds(kernel):
+        return costs.call_seconds("sliced", (1, 8192, 8192, 3), kernel, torch.float32)
+
+    for kernel, line in [
+        (Riesz(1.0), 16384 * 14e-9),
+        (Gaussian(1.0), 16384 * 1e-8),
+        (Laplacian(1.0), 16384 * 1e-8 + 8192 * 13e-9),
+        (Riesz(1.0) + Gaussian(1.0) + Riesz(0.5), 16384 * 14e-9 + 16384 * 1e-8 + 8192 * 13e-9),
+    ]:
+        assert seconds(kernel) == pytest.approx(1e-3 + 64 * line)
+    monkeypatch.delitem(costs.table()["backends"]["sliced"], "grid")
+    assert seconds(Gaussian(1.0)) is None and seconds(Riesz(1.0)) is not None
 
 
 def test_explain(machine, capsys):

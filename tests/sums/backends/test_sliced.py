@@ -200,6 +200,42 @@ def test_poor_sums_come_with_a_warning(cloud):
         potential(x, x, Gaussian(0.3), backend="sliced")
 
 
+@pytest.mark.filterwarnings("error")
+def test_they_are_not_checked_where_that_is_not_wanted(cloud):
+    x, v = cloud(1, 200, 10), cloud(1, 200, 1).abs()[..., 0]
+    sliced = Sliced(checked=False)
+    found = sliced.evaluate(x, x, v, Gaussian(0.3), True, False)
+    with pytest.warns(RuntimeWarning, match="^sliced sums of gaussian:0.3 in 10 dimensions are off"):
+        sliced.check(found, x, x, v, Gaussian(0.3))
+
+
+@pytest.mark.parametrize("parts", [2, 9])
+@pytest.mark.parametrize("kernel", [Riesz(1.0), MIXTURE, Gaussian(1.5)], ids=str)
+def test_shares_add_up(cloud, kernel, parts):
+    """Of the directions, of which some of nine processes have none; points on themselves count once."""
+    x, v, s, t = cloud(2, 30, 3), cloud(60).view(2, 30), cloud(2, 30, 3), cloud(2, 30, 3)
+    whole, shares = Sliced(7, checked=False), [Sliced(7, share=(i, parts)) for i in range(parts)]
+    calls = [lambda one: one.evaluate(x, x, v, kernel, True, True)]
+    if kernel == Gaussian(1.5):
+        calls.append(lambda one: one.tangent(x, x, v, s, t, kernel))
+    for call in calls:
+        added = [sum(sums) for sums in zip(*map(call, shares), strict=True)]
+        torch.testing.assert_close(added, list(call(whole)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "message"),
+    [
+        ((2, 2), ValueError, r"share must be at most 1, got 2"),
+        ((0, 0), ValueError, r"share must be at least 1, got 0"),
+        (2, TypeError, r"share must be a pair \(i, k\), got 2"),
+    ],
+)
+def test_no_share(share, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        Sliced(7, share=share)
+
+
 def test_refusals(cloud):
     x = cloud(2, 3, 2, grad=True)
     with pytest.raises(ValueError, match=r"^backend 'sliced' cannot run this: needs more than one dimension for riesz"):
