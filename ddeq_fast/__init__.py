@@ -18,7 +18,7 @@ The rooms, each of which knows only those above it:
     diagnostics  what an equilibrium is worth: the audit of a model
     data         data sets, file formats, partial clouds
     training     configuration, the loop, metrics, pictures
-    interop      functions, network and checkpoints of the original code; torchdeq
+    interop      functions, network and checkpoints of the original code; torchdeq; geomloss
     commands     the command line `ddeq-fast`
 
 Names are loaded when they are first used: importing the package is quick, and needs torch and numpy alone.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ddeq_fast.distances.chamfer import chamfer
     from ddeq_fast.distances.completion import density_aware_chamfer, f_score, fidelity
     from ddeq_fast.distances.entropy import kde_entropy
+    from ddeq_fast.distances.losses import ChamferLoss, MMDLoss
     from ddeq_fast.distances.points import nearest
     from ddeq_fast.distances.transport import earth_movers_distance
     from ddeq_fast.gradients import Bilevel, ImplicitFunction, Phantom
@@ -62,6 +63,7 @@ _ROOMS = {
     "distances.transport": ("earth_movers_distance",),
     "distances.entropy": ("kde_entropy",),
     "distances.points": ("nearest",),
+    "distances.losses": ("MMDLoss", "ChamferLoss"),
 }
 _MODULES: tuple[str, ...] = (
     "utils",
