@@ -126,7 +126,15 @@ PUBLIC = [
     Case("normalise", clouds.normalise, {"points": CLOUD}),
     Case("compact", clouds.compact, {"points": CLOUD, "weights": ONES}, weights="charges", mask="frozen"),
     Case("spread_normal", clouds.spread_normal, {"n": 3, "dim": 2}),
-    Case("Pushforward", ddeq_fast.Pushforward, {"func": abs}, context=None, weights=None, frozen=None, labels=None),
+    Case(
+        "Pushforward",
+        ddeq_fast.Pushforward,
+        {"func": lambda z, context, weights: z},
+        context=None,
+        weights=None,
+        frozen=None,
+        labels=None,
+    ),
     Case(
         "solve with labels",
         lambda labels: ddeq_fast.solve(ddeq_fast.Pushforward(lambda z, c, w: 0.5 * z, None, labels=labels), CLOUD),

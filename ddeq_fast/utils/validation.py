@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Collection
@@ -79,6 +80,25 @@ def check_path(name: str, value: object) -> Path:
     if "\0" in os.fspath(value) or not os.fspath(value):
         raise ValueError(f"{name} must be a path, got {value!r}")
     return Path(value)
+
+
+def check_called(name: str, func: object, *arguments: str) -> None:
+    """Raise TypeError unless `func` can be called with these positional arguments, as far as its signature tells."""
+    wanted = f"{name} must be callable as {name}({', '.join(arguments)})"
+    if not callable(func):
+        raise TypeError(f"{wanted}, got {type(func).__name__}")
+    if torch.compiler.is_compiling():
+        return
+    try:
+        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        got = f"one that takes ({', '.join(signature.parameters)})"
+        wrapper = f"lambda {', '.join(arguments)}: f({arguments[0]})"
+        raise TypeError(f"{wanted}, got {got}: a function f({arguments[0]}) is passed as {wrapper}") from None
 
 
 def values_readable(tensor: Tensor) -> bool:
