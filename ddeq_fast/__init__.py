@@ -30,7 +30,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddeq_fast.clouds import PointClouds, pad
+    from ddeq_fast.clouds import PointClouds, in_buckets, pad
     from ddeq_fast.diagnostics import Audit, audit
     from ddeq_fast.distances.chamfer import chamfer
     from ddeq_fast.distances.completion import density_aware_chamfer, f_score, fidelity
@@ -52,7 +52,7 @@ _ROOMS = {
     "models": ("DDEQ", "Classifier", "Completer", "Equilibrium"),
     "diagnostics": ("audit", "Audit"),
     "networks": ("TransportMap", "Lift"),
-    "clouds": ("PointClouds", "pad"),
+    "clouds": ("PointClouds", "pad", "in_buckets"),
     "solvers": ("solve", "Pushforward", "FixedTarget", "MMDFlow", "Anderson", "Auto", "ConvergenceWarning"),
     "gradients": ("Phantom", "ImplicitFunction", "Bilevel"),
     "sums.fields": ("potential", "field", "potential_and_field"),

@@ -130,6 +130,8 @@ def check_cloud(name: str, cloud: object, *, like: tuple[str, Tensor] | None = N
     """
     if not isinstance(cloud, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+    if cloud.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one: ddeq_fast.pad makes a padded batch of it")
     if cloud.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {cloud.layout}")
     if cloud.dtype not in FLOATS:
