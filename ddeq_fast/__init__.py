@@ -18,7 +18,7 @@ The rooms, each of which knows only those above it:
     diagnostics  what an equilibrium is worth: the audit of a model
     data         data sets, file formats, partial clouds
     training     configuration, the loop, metrics, pictures
-    interop      functions, network and checkpoints of the original code; torchdeq
+    interop      functions, network and checkpoints of the original code; torchdeq; geomloss
     commands     the command line `ddeq-fast`
 
 Names are loaded when they are first used: importing the package is quick, and needs torch and numpy alone.
@@ -30,11 +30,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddeq_fast.clouds import PointClouds, pad
+    from ddeq_fast.clouds import PointClouds, in_buckets, pad
     from ddeq_fast.diagnostics import Audit, audit
     from ddeq_fast.distances.chamfer import chamfer
     from ddeq_fast.distances.completion import density_aware_chamfer, f_score, fidelity
     from ddeq_fast.distances.entropy import kde_entropy
+    from ddeq_fast.distances.losses import ChamferLoss, MMDLoss
     from ddeq_fast.distances.points import nearest
     from ddeq_fast.distances.transport import earth_movers_distance
     from ddeq_fast.gradients import Bilevel, ImplicitFunction, Phantom
@@ -51,7 +52,7 @@ _ROOMS = {
     "models": ("DDEQ", "Classifier", "Completer", "Equilibrium"),
     "diagnostics": ("audit", "Audit"),
     "networks": ("TransportMap", "Lift"),
-    "clouds": ("PointClouds", "pad"),
+    "clouds": ("PointClouds", "pad", "in_buckets"),
     "solvers": ("solve", "Pushforward", "FixedTarget", "MMDFlow", "Anderson", "Auto", "ConvergenceWarning"),
     "gradients": ("Phantom", "ImplicitFunction", "Bilevel"),
     "sums.fields": ("potential", "field", "potential_and_field"),
@@ -62,6 +63,7 @@ _ROOMS = {
     "distances.transport": ("earth_movers_distance",),
     "distances.entropy": ("kde_entropy",),
     "distances.points": ("nearest",),
+    "distances.losses": ("MMDLoss", "ChamferLoss"),
 }
 _MODULES: tuple[str, ...] = (
     "utils",

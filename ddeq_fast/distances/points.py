@@ -63,14 +63,18 @@ def nearest(
     return Nearest(q, index) if x.dim() == 3 else Nearest(q[0], index[0])
 
 
+def check_backend(backend: str) -> str:
+    """`backend`, if it is one of a search; raises ValueError otherwise."""
+    return check_choice("backend", backend, ("auto", "dense", "tree", "triton"))
+
+
 def resolve(backend: str, x: Tensor) -> str:
     """The backend to use for points like x; raises ValueError if it is unknown or cannot run them.
 
     Sizes alone tell whether a tree pays, and those of all that a transform maps only the operator sees: "auto" is left
     to it on CPUs.
     """
-    check_choice("backend", backend, ("auto", "dense", "tree", "triton"))
-    if backend == "auto":
+    if check_backend(backend) == "auto":
         if x.is_cuda and triton.unsupported(x, x, Riesz()) is None:
             return "triton"
         return "auto" if x.device.type == "cpu" else "dense"

@@ -1,1 +1,1 @@
-"""Bridges to other code: torchdeq, and functions and checkpoints of the original DDEQ code."""
+"""Bridges to other code: torchdeq, geomloss, and functions and checkpoints of the original DDEQ code."""

@@ -1,4 +1,23 @@
-"""The solvers here as forward solvers of torchdeq (Geng & Kolter 2023): `register()`, then `f_solver="mmd"`."""
+"""The solvers here as forward solvers of torchdeq (Geng & Kolter 2023): `register()`, then `f_solver="mmd"`.
+
+What torchdeq's arguments are called here, for code that leaves it for `DDEQ(transport, solver=..., backward=...)`:
+
+    f_solver="anderson"              solver="anderson"; for "broyden" take "auto"
+    f_max_iter, f_tol                max_steps, tol: DDEQ(transport, solver="anderson", max_steps=40, tol=1e-3)
+    f_stop_mode="abs", "rel"         relative=False, True: residuals MMD(Z, F(Z)), or these over that of the start
+    solver_kwargs                    further options of `Anderson`, `MMDFlow` or `Auto`
+    grad=k, tau                      backward=Phantom(steps=k, damping=tau)
+    ift, hook_ift                    backward="ift"
+    b_solver, b_max_iter, b_tol      backward=ImplicitFunction(method="anderson", max_steps=40, tol=1e-6)
+    jac_loss_weight                  weight * jacobian_norm(problem, z) in the loss, `ddeq_fast.gradients`
+    z_init                           start
+    f(z), a closure over x           F(z, context, weights): Pushforward(lambda z, context, weights: f(z))
+    info["nstep"]                    info.evaluations - 1, of the last evaluation that certifies the cloud
+    info["abs_lowest"], "rel_lowest" info.residual, by `relative`
+
+indexing, n_states and gamma, losses on the way, and eval_factor have no counterpart: a `callback` of `solve` sees the
+way, and max_steps of `layer.solver` may be set after training.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from ddeq_fast.utils.precision import Autocast
 from ddeq_fast.utils.validation import (
     FLOATS,
     check_alike,
+    check_called,
     check_choice,
     check_cloud,
     check_finite,
@@ -58,7 +59,7 @@ class Pushforward:
         residual_space: "product", or "marginal" for the discrepancy of the particles without their labels.
 
     Raises:
-        TypeError, ValueError: func cannot be called, an unknown space. All else is checked by `checked`, as `solve`
+        TypeError, ValueError: func cannot be called so, an unknown space. All else is checked by `checked`, as `solve`
         does.
     """
 
@@ -76,8 +77,7 @@ class Pushforward:
         labels: Tensor | None = None,
         residual_space: str = "product",
     ):
-        if not callable(func):
-            raise TypeError(f"func must be callable as func(z, context, weights), got {type(func).__name__}")
+        check_called("func", func, "z", "context", "weights")
         if isinstance(frozen, Tensor) and frozen.dim() == 3 and frozen.shape[-1] == 1:
             frozen = frozen.squeeze(-1)
         self.func, self.context, self.weights, self.frozen = func, context, weights, frozen

@@ -53,6 +53,8 @@ def squared_mmd(
 
     Returns:
         (B,), or a scalar for clouds without a batch axis. Twice differentiable in x, y and the weights.
+        With `Riesz(1)` it is 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo, 2013); with every kernel it is twice
+        the loss of geomloss, which is MMD^2 / 2: `interop.geomloss` has that.
         It is a difference of sums: of near clouds rounding is left of it, which may be slightly negative. Do not
         take its root, whose value and gradient would be NaN there: `mmd_distance` is the root.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Collection
@@ -81,6 +82,25 @@ def check_path(name: str, value: object) -> Path:
     return Path(value)
 
 
+def check_called(name: str, func: object, *arguments: str) -> None:
+    """Raise TypeError unless `func` can be called with these positional arguments, as far as its signature tells."""
+    wanted = f"{name} must be callable as {name}({', '.join(arguments)})"
+    if not callable(func):
+        raise TypeError(f"{wanted}, got {type(func).__name__}")
+    if torch.compiler.is_compiling():
+        return
+    try:
+        signature = inspect.signature(func.forward if isinstance(func, torch.nn.Module) else func)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        got = f"one that takes ({', '.join(signature.parameters)})"
+        wrapper = f"lambda {', '.join(arguments)}: f({arguments[0]})"
+        raise TypeError(f"{wanted}, got {got}: a function f({arguments[0]}) is passed as {wrapper}") from None
+
+
 def values_readable(tensor: Tensor) -> bool:
     """False for a tensor that has none (meta, under vmap), and while a graph is made, which reading breaks."""
     if tensor.is_meta or torch.compiler.is_compiling() or transforms.mapped(tensor) or transforms.traced(tensor):
@@ -110,6 +130,8 @@ def check_cloud(name: str, cloud: object, *, like: tuple[str, Tensor] | None = N
     """
     if not isinstance(cloud, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(cloud).__name__}")
+    if cloud.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one: ddeq_fast.pad makes a padded batch of it")
     if cloud.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {cloud.layout}")
     if cloud.dtype not in FLOATS:

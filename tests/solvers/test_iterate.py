@@ -373,6 +373,26 @@ def test_bad_problems(name, arguments, options, error, message):
         solve(*arguments, name, **options)
 
 
-def test_func_must_be_callable():
-    with fails(TypeError, "func must be callable as func(z, context, weights), got int"):
-        Pushforward(3)
+@pytest.mark.parametrize(
+    "func, got",
+    [
+        (3, "int"),
+        (lambda z: z, "one that takes (z): a function f(z) is passed as lambda z, context, weights: f(z)"),
+        (lambda z, x: z, "one that takes (z, x): a function f(z) is passed as lambda z, context, weights: f(z)"),
+        (
+            torch.nn.Linear(2, 2),
+            "one that takes (input): a function f(z) is passed as lambda z, context, weights: f(z)",
+        ),
+    ],
+    ids=["int", "f(z)", "f(z, x)", "module"],
+)
+def test_func_must_be_callable(func, got):
+    with fails(TypeError, f"func must be callable as func(z, context, weights), got {got}"):
+        Pushforward(func)
+
+
+@pytest.mark.parametrize(
+    "func", [lambda z, *rest: z, lambda *all: all[0], lambda z, a, b=None, c=1: z, torch.lerp], ids=list("abcd")
+)
+def test_func_may_take_more_or_not_say(func):
+    Pushforward(func)
