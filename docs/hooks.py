@@ -1,4 +1,5 @@
-"""What pages are given when the site is built: the help of commands, and links from names to the reference."""
+"""What pages are given when the site is built: help of commands, sections of the README, links to the reference, and
+formulas as they are."""
 
 import os
 import re
@@ -6,11 +7,32 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
+from markdown.extensions import Extension
+from markdown.inlinepatterns import AsteriskProcessor, EmStrongItem
+from mkdocs.exceptions import PluginError
+
 from ddeq_fast.commands import main
 
-# Where nothing is linked: code blocks, headings, links, signatures.
-_LEFT = re.compile(r"(<pre.*?</pre>|<h[1-6].*?</h[1-6]>|<a\b.*?</a>|<nav.*?</nav>)", re.DOTALL)
+# Where nothing is linked: code blocks, headings, links.
+_LEFT = re.compile(r"(<pre.*?</pre>|<h[1-6].*?</h[1-6]>|<a\b.*?</a>)", re.DOTALL)
 _NAME = re.compile(r"<code>(?:ddeq_fast\.)?(\w+)</code>")
+
+
+class _Strong(AsteriskProcessor):
+    PATTERNS = [EmStrongItem(re.compile(r"(\*{2})(?! )(.+?)\1"), "single", "strong")]
+
+
+class _Formulas(Extension):
+    """A single * is a product or a star, as in u*, and <a, z> no tag."""
+
+    def extendMarkdown(self, md):
+        md.inlinePatterns.register(_Strong(r"\*"), "em_strong", 60)
+        md.inlinePatterns.deregister("html")
+
+
+def on_config(config, **_):
+    config.markdown_extensions.append(_Formulas())
+    return config
 
 
 def _reference():
@@ -25,8 +47,17 @@ _PLACES = _reference()
 
 
 def on_page_markdown(markdown, **_):
-    """`<!-- help: COMMAND -->` becomes what `ddeq-fast COMMAND --help` prints."""
+    """`<!-- help: COMMAND -->` becomes what `ddeq-fast COMMAND --help` prints, `<!-- readme: TITLE -->` that section."""
+    markdown = re.sub(r"<!-- readme: (.+) -->", lambda found: _section(found[1]), markdown)
     return re.sub(r"<!-- help: (\w+) -->", lambda found: _help(found[1]), markdown)
+
+
+def _section(title):
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    _, mark, rest = readme.partition(f"\n## {title}\n")
+    if not mark:
+        raise PluginError(f"README.md has no section {title!r}")
+    return rest.partition("\n## ")[0].replace("(docs/", "(").removesuffix("MIT licence.\n").strip()
 
 
 def _help(command):
