@@ -19,7 +19,7 @@ _NAME = re.compile(r"<code>(?:ddeq_fast\.)?(\w+)</code>")
 
 
 class _Strong(AsteriskProcessor):
-    PATTERNS = [EmStrongItem(re.compile(r"(\*{2})(?! )(.+?)\1"), "single", "strong")]
+    PATTERNS = (EmStrongItem(re.compile(r"(\*{2})(?! )(.+?)\1"), "single", "strong"),)
 
 
 class _Formulas(Extension):
@@ -47,7 +47,7 @@ _PLACES = _reference()
 
 
 def on_page_markdown(markdown, **_):
-    """`<!-- help: COMMAND -->` becomes what `ddeq-fast COMMAND --help` prints, `<!-- readme: TITLE -->` that section."""
+    """`<!-- help: COMMAND -->` becomes what it prints with --help, `<!-- readme: TITLE -->` that section."""
     markdown = re.sub(r"<!-- readme: (.+) -->", lambda found: _section(found[1]), markdown)
     return re.sub(r"<!-- help: (\w+) -->", lambda found: _help(found[1]), markdown)
 

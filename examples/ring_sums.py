@@ -36,7 +36,8 @@ def main(points=2000):
         expected = potential(whole_x, whole_y)[mine]
         apart = [(u - expected) / expected.abs().max(), value - alone, (x.grad - whole_x.grad[mine]) * points]
         apart = max(float(part.detach().abs().max()) for part in apart)
-        print(f"process {dist.get_rank()}: {len(x)} of {points} targets, MMD^2 {float(value.detach()):.3e}, {apart:.0e} off")
+        here = f"process {dist.get_rank()}, {len(x)} of {points} targets"
+        print(f"{here}: MMD^2 {float(value.detach()):.3e}, {apart:.0e} off")
         return apart
     finally:
         dist.destroy_process_group()

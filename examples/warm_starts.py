@@ -1,4 +1,4 @@
-"""A video of clouds: each frame's solve starts at the equilibrium of the frame before: `python examples/warm_starts.py`."""
+"""A video of clouds: each solve starts at the equilibrium of the frame before: `python examples/warm_starts.py`."""
 
 import torch
 
@@ -24,11 +24,10 @@ def main(frames=20, points=60):
         for cloud in video(frames, points):
             fresh = layer(cloud)
             last = layer(cloud, start=last)  # residuals stay relative to those of the first start
-            cold, warm = (
-                total + int(each.info.evaluations) for total, each in ((cold, fresh), (warm, last))
-            )
+            cold, warm = cold + int(fresh.info.evaluations), warm + int(last.info.evaluations)
             apart = (fresh.particles - last.particles).norm() / fresh.particles.norm()
-            print(f"{int(fresh.info.evaluations):3d} cold, {int(last.info.evaluations):3d} warm, {float(apart):.1e} apart")
+            counts = f"{int(fresh.info.evaluations):3d} cold, {int(last.info.evaluations):3d} warm"
+            print(f"{counts}, {float(apart):.1e} apart")
     print(f"{frames} frames: {cold} evaluations cold, {warm} warm")
     return cold, warm
 

@@ -1,4 +1,4 @@
-"""Code on the pages: README, CONTRIBUTING and docs show Python that tests run, and commands whose options they look up."""
+"""Code on the pages: README, CONTRIBUTING and docs show Python that tests run, and commands that they look up."""
 
 import re
 import textwrap

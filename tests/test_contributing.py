@@ -1,10 +1,10 @@
 """The examples of CONTRIBUTING.md: each adds something from outside the package, which then works by its name."""
 
+import pages
 import pytest
 import torch
 
-import pages
-from ddeq_fast import DDEQ, Pushforward, data, solve, solvers, squared_mmd
+from ddeq_fast import DDEQ, Pushforward, solve, solvers, squared_mmd
 from ddeq_fast.sums import radial, text
 from ddeq_fast.training import Config, load_data, make_model, tasks
 from problems import affine, affine_context, affine_solution, close, small_transport
