@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from markdown.extensions import Extension
-from markdown.inlinepatterns import AsteriskProcessor, EmStrongItem
+from markdown.inlinepatterns import SimpleTagInlineProcessor
 from mkdocs.exceptions import PluginError
 
 from ddeq_fast.commands import main
@@ -18,15 +18,11 @@ _LEFT = re.compile(r"(<pre.*?</pre>|<h[1-6].*?</h[1-6]>|<a\b.*?</a>)", re.DOTALL
 _NAME = re.compile(r"<code>(?:ddeq_fast\.)?(\w+)</code>")
 
 
-class _Strong(AsteriskProcessor):
-    PATTERNS = (EmStrongItem(re.compile(r"(\*{2})(?! )(.+?)\1"), "single", "strong"),)
-
-
 class _Formulas(Extension):
     """A single * is a product or a star, as in u*, and <a, z> no tag."""
 
     def extendMarkdown(self, md):
-        md.inlinePatterns.register(_Strong(r"\*"), "em_strong", 60)
+        md.inlinePatterns.register(SimpleTagInlineProcessor(r"(\*\*)(?!\s)(.+?)\*\*", "strong"), "em_strong", 60)
         md.inlinePatterns.deregister("html")
 
 
