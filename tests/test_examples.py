@@ -5,10 +5,10 @@ import json
 import subprocess
 import sys
 
+import pages
 import pytest
 import torch
 
-import pages
 from references import ROOT
 
 FOLDER = ROOT / "examples"
