@@ -14,6 +14,7 @@ EXTRAS = {
     "keops": ["pykeops>=2.2"],
     "large": ["ferreus-bbfmm>=0.3"],
     "torchdeq": ["torchdeq>=0.1"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.30"],
     "tests": [
         "pytest>=7.4",
         "pytest-xdist>=3.5",

@@ -32,3 +32,22 @@ def cloud():
         return points.to(dtype).requires_grad_(grad)
 
     return draw
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """What a test registers is forgotten after it."""
+    from ddeq_fast import data, gradients, solvers
+    from ddeq_fast.sums import radial
+    from ddeq_fast.sums.backends import registry
+    from ddeq_fast.training import tasks
+
+    for place, name in (
+        (radial, "_REGISTERED"),
+        (registry, "_REGISTRY"),
+        (solvers.base.SOLVERS, "factories"),
+        (gradients.base.BACKWARDS, "factories"),
+        (data, "_LOADERS"),
+        (tasks, "TASKS"),
+    ):
+        monkeypatch.setattr(place, name, dict(getattr(place, name)))

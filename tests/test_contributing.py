@@ -1,42 +1,23 @@
 """The examples of CONTRIBUTING.md: each adds something from outside the package, which then works by its name."""
 
-import re
-from pathlib import Path
-
+import pages
 import pytest
 import torch
 
-from ddeq_fast import DDEQ, Pushforward, data, gradients, solve, solvers, squared_mmd
+from ddeq_fast import DDEQ, Pushforward, solve, solvers, squared_mmd
 from ddeq_fast.sums import radial, text
-from ddeq_fast.sums.backends import registry
 from ddeq_fast.training import Config, load_data, make_model, tasks
 from problems import affine, affine_context, affine_solution, close, small_transport
 
-PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
-
-
-@pytest.fixture(autouse=True)
-def registries(monkeypatch):
-    """What an example registers is forgotten after it."""
-    for place, name in (
-        (radial, "_REGISTERED"),
-        (registry, "_REGISTRY"),
-        (solvers.base.SOLVERS, "factories"),
-        (gradients.base.BACKWARDS, "factories"),
-        (data, "_LOADERS"),
-        (tasks, "TASKS"),
-    ):
-        monkeypatch.setattr(place, name, dict(getattr(place, name)))
+PAGE = "CONTRIBUTING.md"
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 def example(title):
     """The names that the code under this title makes."""
-    section = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    # A module of that name, where dataclasses look for their annotations.
-    names = {"__name__": __name__}
-    exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
-    return names
+    section = pages.text_of(PAGE).split(f"\n## {title}\n")[1].split("\n## ")[0]
+    (code,) = pages.blocks(section)
+    return pages.run(code, f"{PAGE}: {title}")
 
 
 def test_a_kernel(cloud):
