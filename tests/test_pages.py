@@ -18,8 +18,6 @@ EXTRAS = {
     "docs/howto/from-torchdeq.md": ["torchdeq"],
     "docs/howto/own-data.md": ["safetensors", "tqdm"],
 }
-# What a page takes for known.
-KNOWN = {"README.md": "from torchdeq import get_deq"}
 
 
 @pytest.mark.usefixtures("registries")
@@ -32,7 +30,7 @@ def test_python_on_a_page_runs(page, tmp_path, monkeypatch):
         pytest.importorskip(extra)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = pages.run(KNOWN.get(page, ""), page)
+    names = pages.run("", page)
     for i, code in enumerate(pages.blocks(pages.text_of(page))):
         names = pages.run(code, f"{page}, block {i + 1}", names)
 

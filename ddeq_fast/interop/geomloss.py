@@ -39,14 +39,11 @@ _OTHER_KERNEL = "ddeq_fast.MMDLoss(kernel=...) takes any radial kernel"
 _WITHOUT_EFFECT = {
     "p": (2, _TRANSPORT),
     "reach": (None, _TRANSPORT),
-    "diameter": (None, _EXACT),
-    "scaling": (0.5, _TRANSPORT),
     "truncate": (5, _EXACT),
     "cost": (None, _OTHER_KERNEL),
     "kernel": (None, _OTHER_KERNEL),
     "cluster_scale": (None, _EXACT),
     "debias": (True, _TRANSPORT),
-    "verbose": (False, "there is nothing to tell"),
 }
 
 
@@ -59,8 +56,9 @@ class SamplesLoss(nn.Module):
         blur: > 0, bandwidth of the Gaussian and the Laplacian kernel, in the units of the points.
         potentials: return the potential of the charges a, -b at x, and its negative at y, instead of the loss.
         backend: "tensorized" for blocks of all pairs, "auto", "online" or "multiscale" for the fastest exact sum.
-        p, reach, diameter, scaling, truncate, cost, kernel, cluster_scale, debias, verbose: at geomloss's defaults
-            alone (truncate may be None): they have no effect on these losses, or one that is not supported.
+        diameter, scaling, verbose: without effect on these losses, as in geomloss.
+        p, reach, truncate, cost, kernel, cluster_scale, debias: at geomloss's defaults alone (truncate may be None), for
+            they ask for another loss.
 
     Raises:
         TypeError, ValueError: naming the argument: an unknown loss or backend, a blur that is no bandwidth, an argument
@@ -89,8 +87,8 @@ class SamplesLoss(nn.Module):
             raise ValueError(f"loss must be one of {', '.join(_KERNELS)}; got {loss!r}: {_ELSEWHERE[loss]}")
         self.loss = check_choice("loss", loss, _KERNELS)
         self.blur = check_number("blur", blur)
-        given = dict(p=p, reach=reach, diameter=diameter, scaling=scaling, truncate=truncate, cost=cost, kernel=kernel)
-        given.update(cluster_scale=cluster_scale, debias=debias, verbose=verbose)
+        given = dict(p=p, reach=reach, truncate=truncate, cost=cost, kernel=kernel)
+        given.update(cluster_scale=cluster_scale, debias=debias)
         for name, value in given.items():
             default, reason = _WITHOUT_EFFECT[name]
             same = isinstance(value, (bool, int, float)) and value == default

@@ -146,14 +146,11 @@ def test_a_loss_is_copied_and_shown():
         ({"blur": 0}, "blur must lie in (0, inf), got 0"),
         ({"p": 1}, "p must be left at 2 for loss 'energy', got 1: it belongs to loss='sinkhorn'"),
         ({"reach": 1.0}, "reach must be left at None for loss 'energy', got 1.0: it belongs to loss='sinkhorn'"),
-        ({"diameter": 2.0}, "diameter must be left at None for loss 'energy', got 2.0: sums here are exact"),
-        ({"scaling": 0.8}, "scaling must be left at 0.5 for loss 'energy', got 0.8: it belongs to loss='sinkhorn'"),
         ({"truncate": 3}, "truncate must be left at 5 for loss 'energy', got 3: sums here are exact"),
         ({"cost": "Norm2(X-Y)"}, "cost must be left at None for loss 'energy', got 'Norm2(X-Y)': ddeq_fast.MMDLoss("),
         ({"kernel": KERNELS}, "kernel must be left at None for loss 'energy', got"),
         ({"cluster_scale": 0.1}, "cluster_scale must be left at None for loss 'energy', got 0.1: sums here are exact"),
         ({"debias": False}, "debias must be left at True for loss 'energy', got False: it belongs to loss='sinkhorn'"),
-        ({"verbose": True}, "verbose must be left at False for loss 'energy', got True: there is nothing to tell"),
         ({"backend": "dense"}, "backend must be one of auto, multiscale, online, tensorized; got 'dense'"),
     ],
 )
@@ -210,3 +207,9 @@ def test_against_geomloss_itself(loss, clouds):
         SamplesLoss(**options)(*single), geomloss.SamplesLoss(**options)(*single), (single[0], single[2]), strict=True
     ):
         assert one.shape == other.shape and close(one + least * weights, other, 1e-9)
+
+
+def test_arguments_of_the_transport_losses_that_say_how_change_nothing(cloud):
+    x, y = cloud(5, 3), cloud(4, 3)
+    plain = SamplesLoss("energy")(x, y)
+    assert torch.equal(SamplesLoss("energy", diameter=2.0, scaling=0.9, verbose=True)(x, y), plain)
