@@ -30,7 +30,7 @@ def test_python_on_a_page_runs(page, tmp_path, monkeypatch):
         pytest.importorskip(extra)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = pages.run("", page)
+    names = None
     for i, code in enumerate(pages.blocks(pages.text_of(page))):
         names = pages.run(code, f"{page}, block {i + 1}", names)
 

@@ -57,8 +57,8 @@ class SamplesLoss(nn.Module):
         potentials: return the potential of the charges a, -b at x, and its negative at y, instead of the loss.
         backend: "tensorized" for blocks of all pairs, "auto", "online" or "multiscale" for the fastest exact sum.
         diameter, scaling, verbose: without effect on these losses, as in geomloss.
-        p, reach, truncate, cost, kernel, cluster_scale, debias: at geomloss's defaults alone (truncate may be None), for
-            they ask for another loss.
+        p, reach, truncate, cost, kernel, cluster_scale, debias: at geomloss's defaults alone (truncate may be None):
+            others ask for another loss.
 
     Raises:
         TypeError, ValueError: naming the argument: an unknown loss or backend, a blur that is no bandwidth, an argument
