@@ -30,7 +30,7 @@ def test_residuals_fall(dim_label, cloud):
 @pytest.mark.parametrize("task", ["classify", "complete"])
 def test_runs_of_both_tasks(task, tmp_path):
     """A run just begun: its solves are those of the model on the first test clouds, in float64."""
-    sizes = {"dim_z": 8, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "dim_label": 2, "particles": 3}
+    sizes = {"dim_z": 8, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "dim_label": 3, "particles": 3}
     trainer = training.Trainer(Config(task=task, epochs=1, **sizes), tmp_path / "run")
     trainer.save("last.safetensors")
     subject = study.trained(tmp_path / "run", 4, torch.float64)
