@@ -57,8 +57,17 @@ class MMDLoss(nn.Module):
         y_mask: Tensor | None = None,
     ) -> Tensor:
         """A scalar; (B,) of batched clouds if the reduction is "none". Arguments and errors as in `squared_mmd`."""
-        given = dict(x_weights=x_weights, y_weights=y_weights, x_mask=x_mask, y_mask=y_mask)
-        value = squared_mmd(x, y, self.kernel, **given, backend=self.backend, tolerance=self.tolerance)
+        value = squared_mmd(
+            x,
+            y,
+            self.kernel,
+            x_weights=x_weights,
+            y_weights=y_weights,
+            x_mask=x_mask,
+            y_mask=y_mask,
+            backend=self.backend,
+            tolerance=self.tolerance,
+        )
         return reduced(value, self.reduction)
 
 

@@ -15,6 +15,8 @@ here are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,11 @@ _ELSEWHERE = {
     "sinkhorn": "ddeq_fast.earth_movers_distance is optimal transport between clouds",
     "hausdorff": "ddeq_fast.chamfer compares nearest points",
 }
-_KERNELS = {"energy": lambda blur: Riesz(1.0), "gaussian": Gaussian, "laplacian": Laplacian}
+_KERNELS: dict[str, Callable[[float], RadialKernel]] = {
+    "energy": lambda blur: Riesz(1.0),
+    "gaussian": Gaussian,
+    "laplacian": Laplacian,
+}
 _BACKENDS = {"auto": "auto", "tensorized": "dense", "online": "auto", "multiscale": "auto"}
 # geomloss's defaults of arguments without effect on these losses, and why they have none.
 _EXACT = "sums here are exact and need no clusters"
