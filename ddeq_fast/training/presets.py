@@ -50,7 +50,7 @@ PRESETS = {
         _LABELLED,
     ),
     "mnist-classify": Preset(
-        "MNIST digits, half the paper's width, clouds of 80 points, labelled particles; about 98.5 % in 5 minutes on "
+        "MNIST digits, half the paper's width, clouds of 80 points, labelled particles; about 98 % in 6 minutes on "
         "one CPU core",
         {"data": "mnist", "max_points": 80, "epochs": 15, **_LABELLED},
     ),
