@@ -52,7 +52,7 @@ def test_a_map_that_does_not_depend_on_particles(cloud):
 def test_padding_and_frozen_particles_have_no_part(cloud):
     z, weights = cloud(2, 4, 3), torch.tensor([[1.0, 2.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
     frozen = torch.tensor([[False, False, False, True], [False] * 4])
-    mass = measures.masses(Pushforward(abs, None, weights, frozen), z)
+    mass = measures.masses(Pushforward(lambda z, context, weights: z.abs(), None, weights, frozen), z)
     torch.testing.assert_close(mass, torch.tensor([[1, 2, 0, 0], [1, 1, 1, 0]]) / mass.new_tensor([[3], [3]]))
     far = z.masked_fill((mass == 0)[..., None], math.inf)
     for measure in (measures.spread, measures.extent):
