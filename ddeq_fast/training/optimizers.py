@@ -53,7 +53,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             scaled = "match_rms_adamw"
             self.parts.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn=scaled))
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, fused=True))
+            self.parts.append(make_optimizer("adamw", others, lr, weight_decay))
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         for part in self.parts:
             part.state = self.state
