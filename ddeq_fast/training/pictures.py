@@ -48,14 +48,17 @@ def _draw_curves(axis: Any, metric: Metric, metrics: list[dict]) -> None:
     log = metric.log and (metric.higher_is_better or all(entry[metric.name] > 0 for entry in entries))
 
     def values(of: list[dict]) -> list[float]:
-        found = [metric.drawn(entry[metric.name]) for entry in of]
+        return [metric.drawn(entry[metric.name]) for entry in of]
+
+    def shown(found: list[float]) -> list[float]:
         return [value if value > 0 else math.nan for value in found] if log else found
 
     if train:
         steps = [entry["step"] for entry in train]
-        axis.plot(steps, values(train), color=BLUE, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, _smoothed(values(train)), color=BLUE, label="train, running mean")
-    axis.plot([entry["step"] for entry in test], values(test), color=ORANGE, marker="o", markersize=3, label="test")
+        axis.plot(steps, shown(values(train)), color=BLUE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, shown(_smoothed(values(train))), color=BLUE, label="train, running mean")
+    steps = [entry["step"] for entry in test]
+    axis.plot(steps, shown(values(test)), color=ORANGE, marker="o", markersize=3, label="test")
     if metric.partial in metrics[-1]:
         axis.axhline(metrics[-1][metric.partial], color=GREY, linestyle="--", label="partial input")
         axis.legend(fontsize="small")
