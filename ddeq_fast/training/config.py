@@ -115,6 +115,9 @@ class Config:
     skip_damaged: bool = _data(False, "leave out files of a folder that cannot be read, and say how many")
     data_seed: int = _data(0, "seed of what is held out and of points that are drawn when data are read", low=0)
     jitter: float = _data(0.1, "size of random turns, shears, scalings and shifts of training clouds", low=0.0)
+    drawn_points: int = _data(
+        0, "in every step train on so many points of a cloud at most, drawn anew; 0: on all", low=0
+    )
     remove: str = _data(
         "clusters", "what a partial cloud lacks: all near some points, or a random share", choices=REMOVALS
     )

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.data.augment import jitter
+from ddeq_fast.clouds import PointClouds
+from ddeq_fast.data.augment import draw_points, jitter
 from ddeq_fast.data.dataset import Batch, Dataset, Split, generator
 from ddeq_fast.gradients import jacobian_norm, residual_direction
 from ddeq_fast.models import Equilibrium
@@ -40,7 +41,7 @@ from ddeq_fast.utils.signals import stop_on_signal
 from ddeq_fast.utils.validation import choose_device
 
 _GENERATORS = threading.RLock()
-_WEIGHTS, _JITTER, _STEP = range(3)  # streams of random numbers; a task has others
+_WEIGHTS, _JITTER, _STEP, _POINTS = range(4)  # streams of random numbers; a task has others
 BuildModel = Callable[[Config, Dataset], nn.Module]
 
 
@@ -215,10 +216,16 @@ class Trainer:
         order = self.dataset.train.order(self.config.batch_size, self.config.seed, epoch, by_length)
         for place, indices in enumerate(order[done:], start=done):
             batch = self.dataset.train.batch(indices)
-            if self.config.jitter > 0:
-                randomness = generator(self.config.seed, _JITTER, epoch, place)
-                batch = batch._replace(clouds=jitter(batch.clouds, self.config.jitter, randomness))
-            yield batch
+            yield batch._replace(clouds=self._augmented(batch.clouds, epoch, place))
+
+    def _augmented(self, clouds: PointClouds, epoch: int, place: int) -> PointClouds:
+        """Training clouds as random changes make them, a function of (seed, epoch, place of the batch) alone."""
+        config = self.config
+        if config.drawn_points > 0:
+            clouds = draw_points(clouds, config.drawn_points, generator(config.seed, _POINTS, epoch, place))
+        if config.jitter > 0:
+            clouds = jitter(clouds, config.jitter, generator(config.seed, _JITTER, epoch, place))
+        return clouds
 
     def fit(self, progress: bool = True, tensorboard: bool = False) -> dict:
         """Train to the end; returns the metrics of the last evaluation.

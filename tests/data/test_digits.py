@@ -5,7 +5,6 @@ import torch
 
 from ddeq_fast import data
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.data.augment import jitter
 from ddeq_fast.data.dataset import Split, generator
 
 pytest.importorskip("sklearn")
@@ -69,23 +68,6 @@ def test_a_batch_holds_the_clouds_of_its_indices(digits):
 def test_generators_of_different_seeds_differ():
     states = {generator(*seeds).initial_seed() for seeds in [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 0)]}
     assert len(states) == 7
-
-
-def test_jitter_moves_real_points_of_the_plane_affinely(cloud):
-    points, weights = cloud(4, 9, 3, dtype=torch.float32), torch.ones(4, 9)
-    points[2, 6:], weights[2, 6:] = 0, 0
-    moved = jitter(PointClouds(points, weights), 0.1, generator(0))
-    assert torch.equal(moved.points[..., 2], points[..., 2]) and torch.equal(moved.weights, weights)
-    assert (moved.points[2, 6:] == 0).all() and not torch.allclose(moved.points[0], points[0], atol=1e-3)
-    plane = torch.cat((points[0, :, :2], torch.ones(9, 1)), 1)
-    fitted = plane @ torch.linalg.lstsq(plane, moved.points[0, :, :2]).solution
-    torch.testing.assert_close(fitted, moved.points[0, :, :2], rtol=1e-4, atol=1e-4)
-
-
-def test_jitter_is_reproducible_and_vanishes_with_its_strength(cloud):
-    clouds = PointClouds(cloud(3, 5, 2, dtype=torch.float32), torch.ones(3, 5))
-    assert torch.equal(jitter(clouds, 0.2, generator(3)).points, jitter(clouds, 0.2, generator(3)).points)
-    torch.testing.assert_close(jitter(clouds, 0.0, generator(3)).points, clouds.points, rtol=0, atol=0)
 
 
 def test_bad_requests(digits):
