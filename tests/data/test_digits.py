@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ddeq_fast import data
-from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data.dataset import Split, generator
 
 pytest.importorskip("sklearn")
