@@ -7,7 +7,22 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("layer", "study", "micro", "large", "nufft", "calibrate", "roofline", "tune", "compare", "train", "gpu")
+COMMANDS = tuple(
+    [
+        "layer",
+        "study",
+        "micro",
+        "large",
+        "tolerance",
+        "nufft",
+        "calibrate",
+        "roofline",
+        "tune",
+        "compare",
+        "train",
+        "gpu",
+    ]
+)
 
 
 def _summary(name: str) -> str:

@@ -112,7 +112,7 @@ def measure(method: str, n: int) -> dict:
         results[:] = sums(method, x.detach(), v.detach())
 
     sums(method, x[:1000].clone(), v[:1000].clone())  # compiled, if it needs to be
-    _trim()
+    trim()
     started = time.perf_counter()
     memory = peak_memory(run, "cpu")
     times = [time.perf_counter() - started]
@@ -125,7 +125,7 @@ def measure(method: str, n: int) -> dict:
     return {"method": method, "n": n, "seconds": min(times), "peak_bytes": memory, "error": max(errors)}
 
 
-def _trim() -> None:
+def trim() -> None:
     """Give memory freed by earlier measurements back, so that the next is seen to take it."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":

@@ -36,3 +36,19 @@ def test_lines_by_grid_and_by_finufft():
         rows = nufft.measure(kernel, 500)
         assert [row["by"] for row in rows] == ["grid", "finufft"]
         assert all(0 < row["error"] < 2e-5 for row in rows)
+
+
+def test_goals_of_sums_to_a_tolerance_and_of_nearest_points():
+    tolerance = pytest.importorskip("bench.tolerance")
+    row = tolerance.sums(tolerance.Goal(2, 3000))
+    assert row["by"] == "sliced"
+    assert 1e-6 < row["error_f"] < 0.02 and row["exact_seconds"] > 0
+    assert tolerance.distance(2000)["error"] < 1e-6
+    assert str(tolerance.Goal(3, 10, 1e-3)) == "tree, 1e-03"
+
+
+def test_charges_of_both_clouds_cancel_on_average():
+    tolerance = pytest.importorskip("bench.tolerance")
+    x, v = tolerance.charged(3, 20_000)
+    assert x.shape == (20_000, 3) and abs(float(v.mean())) < 0.02
+    assert float(x[v < 0, 0].mean() - x[v > 0, 0].mean()) == pytest.approx(tolerance.APART, abs=0.1)
