@@ -7,21 +7,19 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = tuple(
-    [
-        "layer",
-        "study",
-        "micro",
-        "large",
-        "tolerance",
-        "nufft",
-        "calibrate",
-        "roofline",
-        "tune",
-        "compare",
-        "train",
-        "gpu",
-    ]
+COMMANDS = (
+    "layer",
+    "study",
+    "micro",
+    "large",
+    "tolerance",
+    "nufft",
+    "calibrate",
+    "roofline",
+    "tune",
+    "compare",
+    "train",
+    "gpu",
 )
 
 
