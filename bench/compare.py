@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="folder of the data's files", **default)
     parser.add_argument("--epochs", type=int, help="passes over the training clouds, for every model", **default)
     parser.add_argument("--max-points", type=int, help="cut larger clouds to so many points, 0 for none", **default)
+    text = "points of a training cloud, drawn anew in every step, 0 for all"
+    parser.add_argument("--drawn-points", type=int, help=text, **default)
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation; the first one", **default)
     parser.add_argument("--seeds", type=int, default=1, help="so many seeds, each one more than the last (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads", **default)

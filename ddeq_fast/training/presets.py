@@ -51,7 +51,7 @@ PRESETS = {
     ),
     "mnist-classify": Preset(
         "MNIST digits, half the paper's width, trained on 64 points of a cloud drawn anew in every step, labelled "
-        "particles; 98.5 % in 6 minutes on one CPU core",
+        "particles; about 99 % in 7 minutes on one CPU core",
         {**_LABELLED, "data": "mnist", "drawn_points": 64, "epochs": 18, "tol": 1e-2, "lr": 3e-3},
     ),
     "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
