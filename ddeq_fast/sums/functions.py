@@ -163,7 +163,7 @@ def _transformed(function, tensors, kernel, backend, *wanted):
             "take its own directions, and the sums mix them"
         )
     if torch.is_autocast_enabled(tensors[0].device.type):  # as it hands them to the operators
-        tensors = [tensor.float() if tensor.dtype.itemsize < 4 else tensor for tensor in tensors]
+        tensors = [_widened(tensor) for tensor in tensors]
     return transforms.outside_the_graph(function.apply, *tensors, kernel, backend, *wanted)
 
 
@@ -287,10 +287,26 @@ def _energy_slopes(g, w, u, f):
 evaluate_op.register_autograd(_evaluate_backward, setup_context=_evaluate_setup)
 tangent_op.register_autograd(_tangent_backward, setup_context=_tangent_setup)
 energy_op.register_autograd(_energy_backward, setup_context=_energy_setup)
-# A discrepancy is a difference of nearly equal sums, which half precision would cancel away.
-for _op in (evaluate_op, tangent_op, energy_op):
+
+
+def _keep_precision(op, name: str, device: str) -> None:
+    """Under autocast: a discrepancy is a difference of nearly equal sums, which half precision would cancel away."""
+
+    def in_float32(*args):
+        with torch.autocast(device, enabled=False):
+            return op(*(_widened(arg) if isinstance(arg, Tensor) else arg for arg in args))
+
+    # `op.register_autocast` came with torch 2.7.
+    torch.library.impl(f"ddeq_fast::{name}", f"Autocast{device.upper()}", in_float32)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+for _op, _name in ((evaluate_op, "evaluate"), (tangent_op, "tangent"), (energy_op, "energy")):
     for _device in ("cpu", "cuda"):
-        _op.register_autocast(_device, torch.float32)
+        _keep_precision(_op, _name, _device)
 
 
 def _energy_jvp(ctx, saved, s, c, *_):
