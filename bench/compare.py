@@ -4,7 +4,8 @@ Every model is trained with the settings of the DDEQ preset of the task, or of t
 augmentation, epochs, batches, optimizer, schedule and loss; and it is so wide that it has about as many parameters. Its
 own are the learning rate, found by a short search, and that a model without equilibrium has no penalty on the Jacobian.
 Results are those after the last epoch, on held-out clouds. Times are those of the training steps, without evaluation.
-With --seeds every model is trained that often, and the table has means and standard deviations.
+With --seeds every model is trained that often, and the table has means and standard deviations. Where classes are of
+very different sizes it has balanced accuracy too, and of completion in three dimensions the F-score.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import math
 import sys
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,21 +26,35 @@ import torch
 from torch import nn
 
 from bench import machine, options
+from bench.baselines.dgcnn import DGCNN
 from bench.baselines.pcn import PCN
+from bench.baselines.point_mlp import PointMLP
 from bench.baselines.point_transformer import PointTransformer
 from bench.baselines.pointnet import PointNet
+from bench.baselines.pointr import PoinTr
 from bench.report import write_json
-from ddeq_fast import training
+from ddeq_fast import data as data_sets
+from ddeq_fast import f_score, training
+from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data import Dataset
+from ddeq_fast.solvers import quiet
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
-from ddeq_fast.utils.validation import check_choice, check_integer
+from ddeq_fast.utils import tree
+from ddeq_fast.utils.validation import check_choice, check_integer, choose_device
 
-# What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST.
+# What DDEQ is trained with where no run is given; completion of digits has the settings of that of MNIST. All other
+# data have those of shapes.
 PRESET = {
     "classify": {"digits": "digits", "mnist": "mnist-classify"},
     "complete": {"digits": "mnist-complete", "mnist": "mnist-complete"},
 }
+SHAPES = {"classify": "shapes-classify", "complete": "shapes-complete"}
+# Classes are unbalanced where the largest has so many times the clouds of the smallest.
+UNBALANCED = 2
+# Threshold of the F-score, as a share of the largest side of the whole cloud's bounding box. The hundredth that
+# Tatarchenko et al. take is for denser clouds: 500 points on a surface are three times as far apart.
+F_THRESHOLD = 0.03
 
 
 class Model(NamedTuple):
@@ -57,17 +73,46 @@ def _pcn(keep: bool) -> Callable[[Config, Dataset, int], PCN]:
     return lambda config, data, width: PCN(data.dim, max(map(len, data.train.points)), config.growth, keep, width)
 
 
+def _pointr(config: Config, data: Dataset, width: int) -> PoinTr:
+    return PoinTr(data.dim, max(map(len, data.train.points)), config.growth, width)
+
+
 # Learning rates are the better of 3e-3 and 1e-2 after one to three epochs on MNIST, of completion with Muon.
 MODELS = {
     "classify": {
         "pointnet": Model("PointNet", 3e-3, _classifier(PointNet)),
         "transformer": Model("point transformer", 1e-2, _classifier(PointTransformer)),
+        "dgcnn": Model("DGCNN", 3e-3, _classifier(DGCNN)),
+        "pointmlp": Model("PointMLP", 3e-3, _classifier(PointMLP)),
     },
     "complete": {
         "pcn": Model("PCN, which makes the whole cloud", 1e-2, _pcn(False)),
         "pcn-keep": Model("PCN, keeping the partial cloud", 1e-2, _pcn(True)),
+        "pointr": Model("PoinTr", 3e-3, _pointr),
     },
 }
+
+
+class Column(NamedTuple):
+    """A number of each run, by its name there and in the table; form: of its value."""
+
+    title: str
+    name: str
+    form: str
+
+    @property
+    def partial(self) -> str:
+        """The name of that of the partial clouds, if there is one."""
+        return f"partial_{self.name}"
+
+    def text(self, runs: list[dict]) -> str:
+        """A cell: mean and deviation, and how much of the partial clouds' own it is; nothing of what runs have not."""
+        if self.name not in runs[0]:
+            return ""
+        text = _over(runs, self.name, self.form)
+        if self.partial not in runs[0]:
+            return text
+        return f"{text} ({mean(row[self.name] / row[self.partial] for row in runs):.2f})"
 
 
 def size(model: nn.Module) -> int:
@@ -76,22 +121,24 @@ def size(model: nn.Module) -> int:
 
 
 def width(model: Model, config: Config, data: Dataset) -> int:
-    """The width, a multiple of 4, with which a model has about as many parameters as the DDEQ of these settings."""
+    """The width with which a model has about as many parameters as the DDEQ of these settings."""
     wanted = size(training.make_model(config, data.dim, data.classes))
 
-    def excess(candidate: int) -> int:
+    def parameters(candidate: int) -> int:
         with torch.device("meta"):
-            return abs(size(model.build(config, data, candidate)) - wanted)
+            return size(model.build(config, data, candidate))
 
-    return min(range(4, 513, 4), key=excess)
+    widths = range(2, 513)
+    place = bisect_left(widths, wanted, key=parameters)
+    return min(widths[max(place - 1, 0) : place + 1], key=lambda candidate: abs(parameters(candidate) - wanted))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = options.parser("compare", __doc__)
     default = {"default": argparse.SUPPRESS}  # so that what was not asked for stays as the preset or the run has it
     parser.add_argument("--task", choices=list(MODELS), help="default: classify", **default)
-    parser.add_argument("--data", choices=["digits", "mnist"], help="default: digits", **default)
-    parser.add_argument("--root", help="folder of the data's files", **default)
+    parser.add_argument("--data", choices=data_sets.names(), help="default: digits", **default)
+    parser.add_argument("--root", help="folder of the data's files, or the npz file", **default)
     parser.add_argument("--epochs", type=int, help="passes over the training clouds, for every model", **default)
     parser.add_argument("--max-points", type=int, help="cut larger clouds to so many points, 0 for none", **default)
     text = "points of a training cloud, drawn anew in every step, 0 for all"
@@ -102,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda...", **default)
     names = "; ".join(f"{task}: ddeq, {', '.join(models)}" for task, models in MODELS.items())
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{names} (default: all of the task)")
+    text = "settings of DDEQ (default: those for the data; of other data than digits, shapes-classify or -complete)"
+    parser.add_argument("--preset", choices=list(PRESETS), metavar="NAME", help=text)
     text = "take settings and DDEQ's results from this run folder, also the times, on whatever machine it was trained"
     parser.add_argument("--ddeq", type=Path, metavar="RUN", help=text)
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the runs there; continues those begun")
@@ -110,15 +159,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings(asked: dict, run: Path | None) -> Config:
-    """Those of a run folder, or of the preset for the task and data asked for, with the changes asked for.
+def settings(asked: dict, run: Path | None, preset: str | None = None) -> Config:
+    """Those of a run folder, of a preset, or of the one for the task and data asked for, with the changes asked for.
 
-    Raises ValueError for a change that would make the comparison with the run unequal.
+    Raises ValueError for a preset of another task, and for a change that would make the comparison with the run
+    unequal.
     """
     if run is None:
-        chosen = {"task": "classify", "data": "digits", **asked}
-        preset = PRESETS[PRESET[chosen["task"]][chosen["data"]]]
-        return Config(**{**preset.settings, **chosen})
+        if preset is None:
+            asked = {"task": "classify", "data": "digits", **asked}
+            preset = PRESET[asked["task"]].get(asked["data"], SHAPES[asked["task"]])
+        given = Config(**PRESETS[preset].settings)
+        if asked.get("task", given.task) != given.task:
+            raise ValueError(f"--task must be {given.task} with --preset {preset}, got {asked['task']}")
+        return replace(given, **asked)
+    if preset is not None:
+        raise ValueError(f"--preset must not be given where --ddeq gives a run, got {preset}")
     config = training.read_config(run)
     for name, value in asked.items():
         if name not in ("root", "threads", "device") and value != getattr(config, name):
@@ -127,8 +183,29 @@ def settings(asked: dict, run: Path | None) -> Config:
     return replace(config, **asked)
 
 
+@torch.no_grad()
+def f_scores(model: nn.Module, config: Config, data: Dataset) -> dict[str, float]:
+    """Mean F-score of completed held-out clouds and of the partial ones, as results of an evaluation."""
+    task = training.make_task(config, data)
+    device = next(model.parameters()).device
+    found: dict[str, list[float]] = {"f_score": [], "partial_f_score": []}
+    for indices in data.test.order(config.batch_size):
+        inputs = tree.apply(lambda t: t.to(device), task.inputs(data.test.batch(indices), None))
+        with quiet():
+            output, whole = task.run(model.eval(), inputs), inputs.whole
+        # Padding, put where a real point is, does not make the box larger.
+        inside = torch.where(whole.mask[..., None], whole.points, whole.points[:, :1])
+        side = (inside.amax(1) - inside.amin(1)).amax(1).clamp_min(1e-12)[:, None, None]
+        clouds = PointClouds(output.points, output.weights), inputs.clouds
+        for values, cloud in zip(found.values(), clouds, strict=True):
+            scaled = cloud.points / side, whole.points / side
+            values += f_score(*scaled, F_THRESHOLD, x_mask=cloud.mask, y_mask=whole.mask).score.tolist()
+    return {name: mean(values) for name, values in found.items()}
+
+
 def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> dict:
-    """Parameters of a model and what its run's metrics tell; raises ValueError if the run has not come to its end."""
+    """Parameters of a trained model and what its run's metrics tell; raises ValueError if the run has not come to its
+    end."""
     times, before, test = [], 0.0, {"step": 0}
     for entry in training.read_metrics(folder):
         if entry["split"] == "train":
@@ -139,14 +216,15 @@ def results(folder: Path, model: nn.Module, config: Config, data: Dataset) -> di
     steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     if test["step"] != steps:
         raise ValueError(f"{folder} has no result after {steps} steps, its last is after {test['step']}")
-    kept = ("accuracy", "chamfer", "mmd", "partial_chamfer", "partial_mmd", "evaluations", "worst_residual")
+    wanted = [name for column in columns(config, data) for name in (column.name, column.partial)]
     return {
         "parameters": size(model),
         "lr": config.lr,
         "seed": config.seed,
         "train_seconds": sum(times),
         "step_seconds": median(times),
-        **{key: test[key] for key in kept if key in test},
+        **{name: test[name] for name in (*wanted, "evaluations") if name in test},
+        **(f_scores(model, config, data) if "f_score" in wanted else {}),
     }
 
 
@@ -172,28 +250,22 @@ def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool
 
 
 def report(rows: list[dict], config: Config, data: Dataset) -> str:
-    """The rows as a Markdown table; Chamfer distance and squared MMD with their ratio to the partial clouds' own."""
+    """The rows as a Markdown table; what is measured of completion with its ratio to the partial clouds' own."""
     clouds = f"{len(data.train):,} clouds, {len(data.test):,} held out"
     cut = f" of at most {config.max_points} points" if config.max_points else ""
     seeds = len({row["seed"] for row in rows})
     spread = f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     epochs = f"{config.epochs} epochs, batches of {config.batch_size}"
     lines = [f"{config.task} {data.name}: {clouds}{cut}; {epochs}{spread}", ""]
-    scores = ["accuracy"] if config.task == "classify" else ["Chamfer distance", "squared MMD", "worst residual"]
-    lines.append(f"| model | parameters | {' | '.join(scores)} | training | a step |")
-    lines.append("|---" * (len(scores) + 4) + "|")
+    shown = columns(config, data)
+    lines.append(f"| model | parameters | {' | '.join(column.title for column in shown)} | training | a step |")
+    lines.append("|---" * (len(shown) + 4) + "|")
     if config.task == "complete":
-        lines.append(
-            "| the partial cloud itself | | {partial_chamfer:.4f} | {partial_mmd:.5f} | | | |".format(**rows[0])
-        )
+        cells = [column.form.format(own) if (own := rows[0].get(column.partial)) else "" for column in shown]
+        lines.append(f"| the partial cloud itself | | {' | '.join(cells)} | | |")
     for model in dict.fromkeys(row["model"] for row in rows):
         runs = [row for row in rows if row["model"] == model]
-        if config.task == "classify":
-            cells = [_over(runs, "accuracy", "{:.2%}")]
-        else:
-            shares = (("chamfer", "{:.4f}"), ("mmd", "{:.5f}"))
-            cells = [f"{_over(runs, name, form)} ({_share(runs, name)})" for name, form in shares]
-            cells.append(_over(runs, "worst_residual", "{:.1e}") if "worst_residual" in runs[0] else "")
+        cells = [column.text(runs) for column in shown]
         cells += [
             _over(runs, "train_seconds", "{:.0f} s"),
             f"{1e3 * median(row['step_seconds'] for row in runs):.0f} ms",
@@ -202,15 +274,28 @@ def report(rows: list[dict], config: Config, data: Dataset) -> str:
     return "\n".join(lines)
 
 
+def unbalanced(data: Dataset) -> bool:
+    """Whether classes of held-out clouds differ so much in size that overall accuracy is that of the large ones."""
+    counts = data.test.labels.bincount(minlength=data.classes)
+    counts = counts[counts > 0]
+    return int(counts.max()) >= UNBALANCED * int(counts.min())
+
+
+def columns(config: Config, data: Dataset) -> list[Column]:
+    """What the table says of a model."""
+    if config.task == "classify":
+        balanced = [Column("balanced accuracy", "balanced_accuracy", "{:.2%}")] if unbalanced(data) else []
+        return [Column("accuracy", "accuracy", "{:.2%}"), *balanced]
+    score = [Column("F-score", "f_score", "{:.3f}")] if data.dim == 3 else []
+    distances = [Column("Chamfer distance", "chamfer", "{:.4f}"), Column("squared MMD", "mmd", "{:.5f}")]
+    return [*distances, *score, Column("worst residual", "worst_residual", "{:.1e}")]
+
+
 def _over(runs: list[dict], name: str, form: str) -> str:
     """A number over the runs of a model, with its deviation if there are several."""
     values = [row[name] for row in runs]
     text = form.format(mean(values))
     return text if len(values) == 1 else f"{text} ± {form.format(stdev(values))}"
-
-
-def _share(runs: list[dict], name: str) -> str:
-    return f"{mean(row[name] / row[f'partial_{name}'] for row in runs):.2f}"
 
 
 def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
@@ -222,7 +307,7 @@ def compare(names: list[str], config: Config, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, seed in ((name, config.seed + i) for name in names for i in range(args.seeds)):
             if name == "ddeq" and args.ddeq is not None:
-                model = training.make_model(config, data.dim, data.classes)
+                model = training.load_model(args.ddeq, "last", data).to(choose_device(config.device))
                 rows.append({"model": "DDEQ", **results(args.ddeq, model, config, data)})
             else:
                 folder = (args.runs or Path(scratch)) / (name if args.seeds == 1 else f"{name}-{seed}")
@@ -238,11 +323,12 @@ def main(argv: list[str]) -> int:
     """Run the comparison; errors of the user's are one line and exit status 2."""
     parser = _parser()
     args = parser.parse_args(argv)
-    own = ("models", "ddeq", "runs", "json", "quiet", "seeds")
+    own = ("preset", "models", "ddeq", "runs", "json", "quiet", "seeds")
     try:
         if check_integer("--seeds", args.seeds) > 1 and args.ddeq is not None:
             raise ValueError(f"--seeds must be 1 where --ddeq gives a run, got {args.seeds}")
-        config = settings({name: value for name, value in vars(args).items() if name not in own}, args.ddeq)
+        asked = {name: value for name, value in vars(args).items() if name not in own}
+        config = settings(asked, args.ddeq, args.preset)
         names = list(dict.fromkeys(args.models or ["ddeq", *MODELS[config.task]]))
         for name in names:
             check_choice("--models", name, ("ddeq", *MODELS[config.task]))

@@ -20,6 +20,20 @@ from ddeq_fast.models import Completion, missing_points
 GRID, STEP = 2, 0.1  # points on the side of a folded grid, and between neighbours on it
 
 
+def completed(x: Tensor, weights: Tensor | None, made: Tensor, growth: float, keep: bool = True) -> Completion:
+    """Clouds x (B, n, dim), as far as their weights are not zero, with as many of the points `made` (B, m, dim) as
+    `ddeq_fast.models.Completer` adds; without those of x, and as many more, unless `keep`."""
+    mask = real(x, weights)
+    number = missing_points(mask, growth) + (0 if keep else mask.sum(1))
+    new = torch.arange(made.shape[1], device=x.device) < number[:, None]
+    made = made * new[..., None]
+    if not keep:
+        return Completion(made, new.to(x.dtype), torch.zeros_like(new), None)
+    kept = compact(x, mask.to(x.dtype) if weights is None else weights)
+    observed = torch.cat((kept.mask, torch.zeros_like(new)), 1)
+    return Completion(torch.cat((kept.points, made), 1), torch.cat((kept.weights, new.to(x.dtype)), 1), observed, None)
+
+
 class PCN(nn.Module):
     """Completes clouds with as many points as `ddeq_fast.models.Completer` would.
 
@@ -65,15 +79,4 @@ class PCN(nn.Module):
         points, is of no use here. Errors as of `DDEQ.forward`."""
         mask = real(x, weights)
         made = self.decode(self.encode(x, mask))
-        number = missing_points(mask, self.growth)
-        if not self.keep:
-            number = number + mask.sum(1)
-        new = torch.arange(made.shape[1], device=x.device) < number[:, None]
-        made = made * new[..., None]
-        if not self.keep:
-            return Completion(made, new.to(x.dtype), torch.zeros_like(new), None)
-        kept = compact(x, mask.to(x.dtype) if weights is None else weights)
-        observed = torch.cat((kept.mask, torch.zeros_like(new)), 1)
-        return Completion(
-            torch.cat((kept.points, made), 1), torch.cat((kept.weights, new.to(x.dtype)), 1), observed, None
-        )
+        return completed(x, weights, made, self.growth, self.keep)

@@ -2,63 +2,19 @@
 
 Vector attention among the nearest neighbours of every point, with a learned encoding of their relative position, in
 stages on fewer and fewer points. Three stages in place of five, narrower than published. Batch norms are of real points
-alone; the head, which has one vector a cloud, has a layer norm. Where distances are equal, as between pixels, the order
-of the points decides which of them are neighbours or survive.
-
-Features of all real points of a batch lie one below another, (total, c), in the order of the padded points (B, n, d).
+alone; the head, which has one vector a cloud, has a layer norm.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bench.baselines.grouping import Neighbours, farthest, means, neighbours, picked
 from bench.baselines.pointnet import largest, perceptron, real
 from ddeq_fast.models import Classification
-
-
-class Neighbours(NamedTuple):
-    """index: (total, k), rows of the nearest points; mask: (total, k), False where a cloud has fewer than k points."""
-
-    index: Tensor
-    mask: Tensor
-
-    def of(self, features: Tensor) -> Tensor:
-        """(total, k, c): the features of the neighbours."""
-        return features.index_select(0, self.index.flatten()).view(*self.index.shape, -1)
-
-
-def rows(mask: Tensor) -> Tensor:
-    """(B, n): where the features of each real point lie."""
-    return mask.flatten().cumsum(0).view(mask.shape) - 1
-
-
-def neighbours(x: Tensor, x_mask: Tensor, points: Tensor, mask: Tensor, k: int) -> Neighbours:
-    """The k real ones among points (B, n, d) that are nearest to each real one of x (B, m, d)."""
-    distances = torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist")
-    found = distances.masked_fill(~mask[:, None], float("inf")).topk(min(k, points.shape[1]), largest=False)
-    index = rows(mask).gather(1, found.indices.flatten(1)).view(found.indices.shape)
-    return Neighbours(index[x_mask].clamp_min(0), found.values[x_mask].isfinite())
-
-
-def farthest(points: Tensor, mask: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
-    """One in `ratio` of the points of each cloud, each as far as can be from those before: indices and mask (B, m).
-
-    The first is the one farthest from the mean.
-    """
-    count = (mask.sum(1) + ratio - 1) // ratio
-    mean = (points * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
-    place = (points - mean).square().sum(-1).masked_fill(~mask, -1).argmax(1)
-    least, chosen = torch.where(mask, float("inf"), -1.0).to(points.dtype), []
-    for _ in range(int(count.max())):
-        chosen.append(place)
-        last = points.gather(1, place[:, None, None].expand(-1, 1, points.shape[2]))
-        least = torch.minimum(least, (points - last).square().sum(-1))
-        place = least.argmax(1)
-    return torch.stack(chosen, 1), torch.arange(len(chosen), device=points.device) < count[:, None]
 
 
 class VectorAttention(nn.Module):
@@ -110,11 +66,9 @@ class PointTransformer(nn.Module):
         features = self.stages[0](self.start(x[mask]), x[mask], neighbours(x, mask, x, mask, self.k))
         for down, stage in zip(self.down, self.stages[1:], strict=True):
             index, kept = farthest(x, mask, self.ratio)
-            fewer = x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+            fewer = picked(x, index)
             near = neighbours(fewer, kept, x, mask, self.k)
             features = largest(down(features)[near.index[near.mask]], near.mask)
             x, mask = fewer, kept
             features = stage(features, x[mask], neighbours(x, mask, x, mask, self.k))
-        cloud = torch.arange(len(x), device=x.device).repeat_interleave(mask.sum(1))
-        total = features.new_zeros(len(x), features.shape[1]).index_add(0, cloud, features)
-        return Classification(self.head(total / mask.sum(1, keepdim=True)), None)
+        return Classification(self.head(means(features, mask)), None)

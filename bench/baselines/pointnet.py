@@ -31,6 +31,8 @@ def real(x: Tensor, weights: Tensor | None) -> Tensor:
 
 def largest(features: Tensor, mask: Tensor) -> Tensor:
     """Maximum (..., c) over the real points in a mask (..., n), of features (total, c) of all these."""
+    if bool(mask.all()):
+        return features.view(*mask.shape, -1).max(-2).values
     padded = features.new_full((*mask.shape, features.shape[1]), -float("inf"))
     return padded.masked_scatter(mask[..., None], features).amax(-2)
 

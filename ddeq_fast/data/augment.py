@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data.dataset import check_generator
-from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_pair, check_weights
+from ddeq_fast.utils.validation import check_choice, check_cloud, check_integer, check_number, check_pair, check_weights
+
+# Rotations: about the last axis of clouds in three dimensions, or any.
+ROTATIONS = ("axis", "all")
 
 
 def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:
@@ -21,17 +25,79 @@ def jitter(clouds: PointClouds, strength: float, generator: torch.Generator) -> 
     Raises:
         TypeError, ValueError: bad shape or dtype, NaN, a negative strength, no generator.
     """
-    points, weights = check_pair("clouds", clouds, "(points, weights)")
-    if check_cloud("clouds.points", points).dim() != 3 or points.shape[2] < 2:
-        raise ValueError(f"clouds.points must have shape (B, n, d), d at least 2, got {tuple(points.shape)}")
-    weights = check_weights("clouds.weights", weights, None, points, some=False)
+    points, weights = _checked(clouds, generator, least=2)
     check_number("strength", strength, closed=True)
-    check_generator("generator", generator)
     draw = torch.randn(points.shape[0], 6, generator=generator).to(points.dtype) * strength
     linear = draw[:, :4].view(-1, 2, 2) + torch.eye(2, dtype=points.dtype)
     plane = points[..., :2] @ linear.mT + draw[:, None, 4:]
     moved = torch.cat((plane, points[..., 2:]), -1)
-    return PointClouds(torch.where(weights[..., None] > 0, moved, points), weights)
+    return _moved(moved, points, weights)
+
+
+def rotate(clouds: PointClouds, rotation: str, generator: torch.Generator) -> PointClouds:
+    """Each cloud turned about the origin at random.
+
+    Args:
+        clouds: points (B, n, d), d >= 2, floating-point, on the CPU, and weights (B, n), zero for padding.
+        rotation: "axis" turns clouds in three dimensions about the last axis, by an angle from 0 to 2 pi; "all" draws
+            from the uniform (Haar) distribution of SO(d), in two dimensions or more.
+        generator: source of all randomness; the number of draws depends on B and d alone.
+
+    Raises:
+        TypeError, ValueError: bad shape or dtype, NaN, an unknown rotation, "axis" in other than three dimensions, no
+        generator.
+    """
+    points, weights = _checked(clouds, generator, least=2)
+    check_choice("rotation", rotation, ROTATIONS)
+    count, dim = len(points), points.shape[2]
+    if rotation == "axis":
+        if dim != 3:
+            raise ValueError(f"rotation must be 'all' of clouds in dimension {dim}, 'axis' is about one of three")
+        angle = 2 * torch.pi * torch.rand(count, generator=generator, dtype=torch.float64)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        rows = (cos, -sin, zero), (sin, cos, zero), (zero, zero, zero + 1)
+        turns = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    else:
+        # With signs that make the factor R's diagonal positive, Q is uniform among orthogonal matrices (Mezzadri,
+        # 2007, "How to generate random matrices from the classical compact groups").
+        q, r = torch.linalg.qr(torch.randn(count, dim, dim, generator=generator, dtype=torch.float64))
+        q = q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
+        turns = torch.cat((q[..., :1] * torch.linalg.det(q).sign()[:, None, None], q[..., 1:]), -1)
+    return _moved(points @ turns.to(points.dtype).mT, points, weights)
+
+
+def scale(clouds: PointClouds, strength: float, generator: torch.Generator) -> PointClouds:
+    """Each cloud larger or smaller by one factor, uniform from 1 - strength to 1 + strength.
+
+    Args:
+        clouds: points (B, n, d), floating-point, on the CPU, and weights (B, n), zero for padding.
+        strength: from 0, which changes nothing, to below 1.
+        generator: source of all randomness; the number of draws depends on B alone.
+
+    Raises:
+        TypeError, ValueError: bad shape or dtype, NaN, a strength outside of [0, 1), no generator.
+    """
+    points, weights = _checked(clouds, generator)
+    check_number("strength", strength, high=1.0, closed=True)
+    factors = 1 + strength * (2 * torch.rand(len(points), 1, 1, generator=generator) - 1)
+    return _moved(points * factors.to(points.dtype), points, weights)
+
+
+def add_noise(clouds: PointClouds, deviation: float, generator: torch.Generator) -> PointClouds:
+    """Each point moved on its own, by normal noise.
+
+    Args:
+        clouds: points (B, n, d), floating-point, on the CPU, and weights (B, n), zero for padding.
+        deviation: standard deviation of each coordinate, in the units of the points; 0 changes nothing.
+        generator: source of all randomness.
+
+    Raises:
+        TypeError, ValueError: bad shape or dtype, NaN, a negative deviation, no generator.
+    """
+    points, weights = _checked(clouds, generator)
+    check_number("deviation", deviation, closed=True)
+    noise = deviation * torch.randn(points.shape, generator=generator)
+    return _moved(points + noise.to(points.dtype), points, weights)
 
 
 def draw_points(clouds: PointClouds, most: int, generator: torch.Generator) -> PointClouds:
@@ -48,15 +114,26 @@ def draw_points(clouds: PointClouds, most: int, generator: torch.Generator) -> P
     Raises:
         TypeError, ValueError: bad shape or dtype, NaN, a cloud without weight, `most` below 1, no generator.
     """
-    points, weights = check_pair("clouds", clouds, "(points, weights)")
-    if check_cloud("clouds.points", points).dim() != 3:
-        raise ValueError(f"clouds.points must have shape (B, n, d), got {tuple(points.shape)}")
-    weights = check_weights("clouds.weights", weights, None, points, some=False)
+    points, weights = _checked(clouds, generator)
     check_integer("most", most)
-    check_generator("generator", generator)
     if most >= points.shape[1]:
         return PointClouds(points, weights)
     # Points without weight come last in the order in which they are taken.
     chance = torch.rand(weights.shape, generator=generator) - (weights <= 0).float()
     kept = chance.topk(most, dim=1).indices.sort(1).values
     return PointClouds(points.gather(1, kept[..., None].expand(-1, -1, points.shape[2])), weights.gather(1, kept))
+
+
+def _checked(clouds: PointClouds, generator: torch.Generator, least: int = 1) -> tuple[Tensor, Tensor]:
+    """Points (B, n, d) in `least` dimensions or more, and their weights; raises for what is none, and no generator."""
+    points, weights = check_pair("clouds", clouds, "(points, weights)")
+    if check_cloud("clouds.points", points).dim() != 3 or points.shape[2] < least:
+        dims = f", d at least {least}" if least > 1 else ""
+        raise ValueError(f"clouds.points must have shape (B, n, d){dims}, got {tuple(points.shape)}")
+    check_generator("generator", generator)
+    return points, check_weights("clouds.weights", weights, None, points, some=False)
+
+
+def _moved(moved: Tensor, points: Tensor, weights: Tensor) -> PointClouds:
+    """Clouds whose real points have moved, and whose padding has not."""
+    return PointClouds(torch.where(weights[..., None] > 0, moved, points), weights)

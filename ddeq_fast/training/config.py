@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddeq_fast import data, gradients, solvers
+from ddeq_fast.data.augment import ROTATIONS
 from ddeq_fast.data.dataset import TEST_SHARE
 from ddeq_fast.data.partial import REMOVALS
 from ddeq_fast.data.pixels import INTENSITIES
@@ -115,6 +116,15 @@ class Config:
     skip_damaged: bool = _data(False, "leave out files of a folder that cannot be read, and say how many")
     data_seed: int = _data(0, "seed of what is held out and of points that are drawn when data are read", low=0)
     jitter: float = _data(0.1, "size of random turns, shears, scalings and shifts of training clouds", low=0.0)
+    rotation: str = _data(
+        "none",
+        "random turns of training clouds: none, about the last axis, or all, uniformly",
+        choices=("none", *ROTATIONS),
+    )
+    scaling: float = _data(
+        0.0, "training clouds are larger or smaller by a factor that is uniform in 1 +- this", low=0.0, high=1.0
+    )
+    noise: float = _data(0.0, "deviation of normal noise that is added to each point of training clouds", low=0.0)
     drawn_points: int = _data(
         0, "in every step train on so many points of a cloud at most, drawn anew; 0: on all", low=0
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.data.augment import draw_points, jitter
+from ddeq_fast.data import augment
 from ddeq_fast.data.dataset import Batch, Dataset, Split, generator
 from ddeq_fast.gradients import jacobian_norm, residual_direction
 from ddeq_fast.models import Equilibrium
@@ -41,7 +41,9 @@ from ddeq_fast.utils.signals import stop_on_signal
 from ddeq_fast.utils.validation import choose_device
 
 _GENERATORS = threading.RLock()
-_WEIGHTS, _JITTER, _STEP, _POINTS = range(4)  # streams of random numbers; a task has others
+_WEIGHTS, _JITTER, _STEP, _POINTS, _ROTATION, _SCALING, _NOISE = range(
+    7
+)  # streams of random numbers; a task has others
 BuildModel = Callable[[Config, Dataset], nn.Module]
 
 
@@ -221,10 +223,20 @@ class Trainer:
     def _augmented(self, clouds: PointClouds, epoch: int, place: int) -> PointClouds:
         """Training clouds as random changes make them, a function of (seed, epoch, place of the batch) alone."""
         config = self.config
+
+        def draw(stream: int) -> torch.Generator:
+            return generator(config.seed, stream, epoch, place)
+
         if config.drawn_points > 0:
-            clouds = draw_points(clouds, config.drawn_points, generator(config.seed, _POINTS, epoch, place))
+            clouds = augment.draw_points(clouds, config.drawn_points, draw(_POINTS))
+        if config.rotation != "none":
+            clouds = augment.rotate(clouds, config.rotation, draw(_ROTATION))
+        if config.scaling > 0:
+            clouds = augment.scale(clouds, config.scaling, draw(_SCALING))
         if config.jitter > 0:
-            clouds = jitter(clouds, config.jitter, generator(config.seed, _JITTER, epoch, place))
+            clouds = augment.jitter(clouds, config.jitter, draw(_JITTER))
+        if config.noise > 0:
+            clouds = augment.add_noise(clouds, config.noise, draw(_NOISE))
         return clouds
 
     def fit(self, progress: bool = True, tensorboard: bool = False) -> dict:

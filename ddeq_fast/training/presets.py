@@ -44,6 +44,29 @@ _LABELLED = {
     "lr": 6e-3,
 }
 
+# Labelled particles in completion, solved to a residual of 1e-2.
+_LABELLED_COMPLETION = {
+    "task": "complete",
+    "start": "even",
+    "mass": "learned",
+    "chamfer": 1.0,
+    "dim_lift": 32,
+    "dim_hidden": 256,
+    "cross_layers": 2,
+    "tol": 1e-2,
+    "jacobian": 0.05,
+    "jacobian_direction": "residual",
+    "optimizer": "muon",
+    "lr": 6e-3,
+    "batch_size": 32,
+    "batching": "by-length",
+    "warmup": 200,
+    "threads": 2,
+}
+
+# Clouds of unit radius, which lie in any direction.
+_SHAPES = {"data": "folder", "jitter": 0.0, "rotation": "all", "scaling": 0.1, "batch_size": 32, "threads": 2}
+
 PRESETS = {
     "digits": Preset(
         "8 x 8 digits of scikit-learn, labelled particles; about 99 % in two and a half minutes on one CPU core",
@@ -59,29 +82,14 @@ PRESETS = {
         "MNIST digits without two clusters, sized for two CPU cores: labelled particles solved to a residual of 1e-2, "
         "half the paper's width, Chamfer distance beside MMD in the loss, learned mass",
         {
-            "task": "complete",
             "data": "mnist",
             "intensity": "none",
             "jitter": 0.03,
             "growth": 1.2,
-            "start": "even",
-            "mass": "learned",
             "dim_label": 2,
-            "chamfer": 1.0,
-            "dim_lift": 32,
-            "dim_hidden": 256,
-            "cross_layers": 2,
-            "tol": 1e-2,
-            "jacobian": 0.05,
-            "jacobian_direction": "residual",
-            "optimizer": "muon",
-            "lr": 6e-3,
-            "batch_size": 32,
-            "batching": "by-length",
-            "warmup": 200,
             "eval_every": 3,
             "epochs": 33,
-            "threads": 2,
+            **_LABELLED_COMPLETION,
         },
     ),
     "mnist-complete-paper": Preset(
@@ -90,5 +98,32 @@ PRESETS = {
     "modelnet-classify": Preset("ModelNet40 with the paper's sizes; for a GPU", _MODELNET),
     "modelnet-complete": Preset(
         "ModelNet40 without two clusters, the paper's sizes; for a GPU", _MODELNET | _COMPLETE | {"radius": 0.3}
+    ),
+    "shapes-classify": Preset(
+        "3-D shapes of a folder, or of an archive with --data npz, by 256 points drawn anew in every step; labelled "
+        "particles, sized for two CPU cores",
+        {
+            **_SHAPES,
+            "noise": 0.01,
+            "drawn_points": 256,
+            "dim_hidden": 64,
+            "eval_every": 5,
+            "epochs": 100,
+            **_LABELLED,
+        },
+    ),
+    "shapes-complete": Preset(
+        "the same without two clusters, 512 points of each, sized for two CPU cores: labelled particles solved to a "
+        "residual of 1e-2",
+        {
+            **_SHAPES,
+            "max_points": 512,
+            "radius": 0.3,
+            "growth": 1.45,
+            "dim_label": 3,
+            "eval_every": 5,
+            "epochs": 60,
+            **_LABELLED_COMPLETION,
+        },
     ),
 }

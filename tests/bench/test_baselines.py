@@ -1,8 +1,4 @@
-"""The networks that DDEQ is compared with: shapes, symmetries, learning, and the command that compares."""
-
-import json
-import os
-import signal
+"""The networks that DDEQ is compared with: shapes, symmetries, learning."""
 
 import pytest
 import torch
@@ -11,13 +7,17 @@ from ddeq_fast.data.dataset import Dataset, generator
 from ddeq_fast.models import missing_points
 from problems import rings_and_discs
 
-compare = pytest.importorskip("bench.compare", reason="no benchmarks beside the tests")
+pytest.importorskip("bench", reason="no benchmarks beside the tests")
 
-from bench.baselines.pcn import PCN  # noqa: E402
-from bench.baselines.point_transformer import PointTransformer  # noqa: E402
-from bench.baselines.pointnet import PointNet  # noqa: E402
-from ddeq_fast.training import Trainer, read_metrics  # noqa: E402
-from ddeq_fast.training.config import Config  # noqa: E402
+from bench.baselines.dgcnn import DGCNN, EdgeConv
+from bench.baselines.grouping import farthest, neighbours, padded, picked
+from bench.baselines.pcn import PCN
+from bench.baselines.point_mlp import PointMLP, Stage
+from bench.baselines.point_transformer import PointTransformer
+from bench.baselines.pointnet import PointNet
+from bench.baselines.pointr import PoinTr
+from ddeq_fast.training import Trainer, read_metrics
+from ddeq_fast.training.config import Config
 
 for module in ("safetensors", "tqdm"):
     pytest.importorskip(module)
@@ -25,10 +25,13 @@ for module in ("safetensors", "tqdm"):
 MODELS = {
     "pointnet": lambda: PointNet(2, 2, 4),
     "transformer": lambda: PointTransformer(2, 2, 16, k=4),
+    "dgcnn": lambda: DGCNN(2, 2, 8, k=4),
+    "pointmlp": lambda: PointMLP(2, 2, 8, k=4),
     "pcn": lambda: PCN(2, 24, 1.5, keep=False, width=8),
     "pcn-keep": lambda: PCN(2, 24, 1.5, width=8),
+    "pointr": lambda: PoinTr(2, 24, 1.5, 8, ratio=4, k=4),
 }
-CLASSIFIERS, COMPLETERS = ("pointnet", "transformer"), ("pcn", "pcn-keep")
+CLASSIFIERS, COMPLETERS = ("pointnet", "transformer", "dgcnn", "pointmlp"), ("pcn", "pcn-keep", "pointr")
 
 
 @pytest.fixture(params=list(MODELS))
@@ -55,7 +58,7 @@ def test_the_order_of_points_has_no_influence(model, cloud):
 
 
 @pytest.fixture
-def padded(cloud):
+def clouds(cloud):
     """Clouds of 2, 17 and 9 points with their weights, and the same with other padding and more of it."""
     x = cloud(3, 17, 2, dtype=torch.float32)
     weights = (torch.arange(17) < torch.tensor((2, 17, 9))[:, None]).float()
@@ -63,15 +66,15 @@ def padded(cloud):
     return (x, weights), (torch.cat((far, far), 1), torch.cat((weights, torch.zeros_like(weights)), 1))
 
 
-def test_clouds_are_answered_as_if_alone(model, padded):
-    for x, weights in padded:
+def test_clouds_are_answered_as_if_alone(model, clouds):
+    for x, weights in clouds:
         alone = [answer(model, cloud[real > 0][None]) for cloud, real in zip(x, weights, strict=True)]
         torch.testing.assert_close(answer(model, x, weights), torch.cat(alone))
 
 
-def test_padding_has_no_influence_on_training(model, padded):
+def test_padding_has_no_influence_on_training(model, clouds):
     trained = []
-    for x, weights in padded:
+    for x, weights in clouds:
         torch.manual_seed(0)  # of dropout
         trained.append(answer(model.train(), x, weights))
     torch.testing.assert_close(*trained)
@@ -112,6 +115,61 @@ def test_folding_spreads_points_about_the_coarse_ones(cloud):
     assert (fine[:, :1] - fine[:, 1:]).norm(dim=3).min() > 1e-4
 
 
+def test_neighbours_are_the_nearest_real_points(clouds):
+    (x, weights), _ = clouds
+    mask = weights > 0
+    for width in (2, 40):  # distances by differences, and by products
+        features = x.repeat(1, 1, width // 2)[mask]
+        place = padded(features, mask)
+        near = neighbours(place, mask, place, mask, 4)
+        assert near.mask.sum(1).tolist() == [2] * 2 + [4] * 26
+        for i, first, count in ((0, 0, 2), (1, 2, 17), (2, 19, 9)):
+            distances = torch.cdist(x[i, :count], x[i, :count])
+            for row, index, real in zip(distances, near.index[first:], near.mask[first:], strict=False):
+                assert {*(index[real] - first).tolist()} == {*row.topk(min(4, count), largest=False).indices.tolist()}
+
+
+def test_far_points_are_some_of_the_real_ones_far_apart(clouds):
+    (x, weights), _ = clouds
+    index, kept = farthest(x, weights > 0, 4)
+    assert kept.sum(1).tolist() == [1, 5, 3] and all(
+        len({*row[real].tolist()}) == real.sum() for row, real in zip(index, kept, strict=True)
+    )
+    assert weights.gather(1, index)[kept].all()
+    chosen = picked(x, index)[1, :5]
+    apart = torch.cdist(chosen, chosen).fill_diagonal_(torch.inf).min()
+    left = torch.cdist(x[1], chosen).amin(1).max()
+    assert apart >= left  # no point that is left is farther from all chosen ones
+
+
+def test_an_edge_convolution_is_that_of_the_edges(cloud):
+    """max_j act(norm(W [x_i, x_j - x_i])), written out."""
+    torch.manual_seed(0)
+    layer, x = EdgeConv(3, 5).eval(), cloud(1, 9, 3, dtype=torch.float32)
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    near = neighbours(x, mask, x, mask, 4)
+    joined = torch.cat((layer.own.weight, layer.between.weight), 1)
+    pairs = torch.cat((x[0, :, None].expand(-1, 4, -1), x[0][near.index] - x[0, :, None]), 2)
+    expected = torch.nn.functional.leaky_relu((pairs @ joined.T) / (1 + layer.norm.eps) ** 0.5, 0.2).amax(1)
+    torch.testing.assert_close(layer(x[0], near), expected)
+
+
+def test_groups_are_normalised_cloud_by_cloud(cloud):
+    """Neither a shift nor a scale of all features of a cloud shows in the differences within its groups."""
+    torch.manual_seed(0)
+    stage, x = Stage(4, 6, 3, 2).eval(), cloud(2, 8, 3, dtype=torch.float32)
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    features = cloud(16, 4, dtype=torch.float32)
+    stage.before[0][0].weight.data[:, 4:] = 0  # the features of the centres
+    once, _, kept = stage(features, x, mask)
+    factor = torch.tensor([3.0] * 8 + [1.0] * 8)[:, None]
+    again, _, _ = stage(factor * features + (factor - 1), x, mask)
+    assert kept.sum(1).tolist() == [4, 4]
+    torch.testing.assert_close(once, again, rtol=1e-3, atol=1e-3)
+    other, _, _ = stage(features.roll(1, 0), x, mask)
+    assert (once - other).abs().amax(1).min() > 1e-2
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_loop_trains_it(name, rings, tmp_path):
     task = "classify" if name in CLASSIFIERS else "complete"
@@ -120,7 +178,7 @@ def test_the_loop_trains_it(name, rings, tmp_path):
     trainer.fit(progress=False)
     losses = [entry["loss"] for entry in read_metrics(tmp_path / "run") if entry["split"] == "train"]
     # A cloud of new points among many kept ones has less to gain.
-    assert sum(losses[-4:]) < (0.8 if name == "pcn-keep" else 0.5) * sum(losses[:4])
+    assert sum(losses[-4:]) < (0.8 if name in ("pcn-keep", "pointr") else 0.5) * sum(losses[:4])
 
 
 def test_bad_clouds_are_refused(model, cloud):
@@ -129,82 +187,3 @@ def test_bad_clouds_are_refused(model, cloud):
         model(x.index_fill(1, torch.tensor([1]), float("nan")))
     with pytest.raises(ValueError, match="weights leaves no point"):
         model(x, torch.tensor([[1.0] * 5, [0.0] * 5]))
-
-
-@pytest.fixture
-def bench(rings, monkeypatch, capsys):
-    """bench(*arguments) -> (status, output): the command on rings, with models that are small."""
-    tiny = {"dim_z": 8, "particles": 3, "num_heads": 2, "dim_lift": 4, "dim_hidden": 8, "batch_size": 32, "threads": 1}
-    presets = {name: preset._replace(settings={**preset.settings, **tiny}) for name, preset in compare.PRESETS.items()}
-    monkeypatch.setattr(compare, "PRESETS", presets)
-    monkeypatch.setattr(compare.training, "load_data", lambda config: rings)
-
-    def run(*arguments):
-        status = compare.main([*arguments, "--epochs", "1", "--device", "cpu", "--quiet"])
-        return status, capsys.readouterr().out
-
-    return run
-
-
-@pytest.mark.parametrize("task", ["classify", "complete"])
-def test_the_command_compares_models_trained_alike(bench, tmp_path, task):
-    file, runs = tmp_path / "all.json", tmp_path / "runs"
-    status, table = bench("--task", task, "--root", str(tmp_path), "--json", str(file), "--runs", str(runs))
-    content = json.loads(file.read_text())
-    assert content["settings"]["root"] == ""  # a folder of one machine is no result
-    rows, names = content["rows"], ["ddeq", *compare.MODELS[task]]
-    assert status == 0 and len(rows) == 3 and content["machine"]["threads"] == 1
-    configs = [json.loads((runs / name / "config.json").read_text()) for name in names]
-    different = {key for config in configs for key in config if config[key] != configs[0][key]}
-    assert different <= {"lr", "jacobian"}
-    assert all(0.7 < row["parameters"] / rows[0]["parameters"] < 1.3 for row in rows)
-    for row, config, name in zip(rows, configs, names, strict=True):
-        last = read_metrics(runs / name)[-1]
-        score = "accuracy" if task == "classify" else "chamfer"
-        assert row[score] == last[score] and row["lr"] == config["lr"]
-        assert 0 < row["step_seconds"] <= row["train_seconds"] < last["seconds"]
-        assert f"| {row['model']} | {row['parameters']:,} |" in table
-    # The same again from the run of DDEQ that is there now.
-    status, again = bench("--ddeq", str(runs / "ddeq"), "--models", "ddeq")
-    assert status == 0 and next(line for line in table.splitlines() if "DDEQ" in line) in again
-
-
-def test_several_seeds(bench, tmp_path):
-    file = tmp_path / "all.json"
-    status, table = bench("--models", "pointnet", "--seed", "3", "--seeds", "2", "--json", str(file))
-    rows = json.loads(file.read_text())["rows"]
-    assert status == 0 and [row["seed"] for row in rows] == [3, 4] and len(table.split("| PointNet |")) == 2
-    accuracies = torch.tensor([row["accuracy"] for row in rows], dtype=torch.float64)
-    assert f"| {accuracies.mean():.2%} ± {accuracies.std():.2%} |" in table and "deviation of 2 seeds" in table
-
-
-def test_an_interrupted_comparison_is_continued(bench, tmp_path, monkeypatch):
-    step = Trainer.train_step
-
-    def interrupted(trainer, batch):
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", interrupted)
-        assert bench("--models", "pointnet", "--runs", str(tmp_path))[0] == 130
-    status, table = bench("--models", "pointnet", "--runs", str(tmp_path))
-    assert status == 0 and "| PointNet |" in table
-    assert [entry["step"] for entry in read_metrics(tmp_path / "pointnet")] == [1, 2, 2]
-
-
-def test_the_command_refuses_what_is_not_equal(bench, tmp_path, capsys):
-    runs = tmp_path / "runs"
-    bench("--models", "ddeq", "--runs", str(runs))
-    cases = [
-        (["--ddeq", str(runs / "ddeq"), "--max-points", "7"], "--max-points 7: the models must be trained as"),
-        (["--ddeq", str(runs / "no")], "holds no run"),
-        (["--models", "pcn"], "--models must be one of ddeq, pointnet, transformer; got 'pcn'"),
-        (["--models", "ddeq", "--runs", str(runs), "--seed", "1"], "holds a run with other settings"),
-        (["--ddeq", str(runs / "ddeq"), "--seeds", "2"], "--seeds must be 1 where --ddeq gives a run, got 2"),
-        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
-    ]
-    for arguments, message in cases:
-        with pytest.raises(SystemExit) as stop:
-            bench(*arguments)
-        assert stop.value.code == 2 and message in capsys.readouterr().err

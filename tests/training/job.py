@@ -36,6 +36,7 @@ RUNS = {
     "even": {"task": "complete", "start": "even", "batching": "by-length", "flow_gradient": "witness"},
     "ift": {"backward": "ift", "solver": "anderson", "tol": 1e-2, "dropout": 0.2, "clip": 0.05},
     "drawn": {"drawn_points": 4, "jitter": 0.2},
+    "moved": {"rotation": "all", "scaling": 0.2, "noise": 0.1, "jitter": 0.0},
     "alone": {"batch_size": 1, "jitter": 0.3, "flow_gradient": "witness", "flow_decay": 0.8, "epochs": 1},
     "auto": {"solver": "auto", "max_steps": 40, "tol": 1e-3, "backward": "ift", "dropout": 0.5, "batch_size": 12},
     "decay": {"phantom_steps": 3, "schedule": "step", "step_epochs": 1, "max_points": 7},

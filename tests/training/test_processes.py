@@ -17,7 +17,19 @@ from ddeq_fast.training import read_metrics
 JOB = Path(__file__).with_name("job.py")
 
 
-RUNS = ("classify", "complete", "dropout", "complete-dropout", "even", "ift", "alone", "drawn", "auto", "decay")
+RUNS = (
+    "classify",
+    "complete",
+    "dropout",
+    "complete-dropout",
+    "even",
+    "ift",
+    "alone",
+    "drawn",
+    "moved",
+    "auto",
+    "decay",
+)
 
 
 def launch(*words, processes=2):
