@@ -106,7 +106,7 @@ def sums(goal: Goal) -> dict:
     memory = peak_memory(run, "cpu")
     seconds = _best(run, again=goal.n <= 1_000_000)
     places = torch.randperm(goal.n, generator=torch.Generator().manual_seed(1))[:CHECKED]
-    exact = potential_and_field(x[places].double(), x.double(), charges=v.double(), backend="dense")
+    exact = potential_and_field(x[places].double(), x.double(), charges=v.double())
     u, f = (float((a[places].double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
     kept = {"d": goal.d, "n": goal.n, "by": str(goal), "seconds": seconds, "peak_bytes": memory}
     return {**kept, "exact_seconds": exact_seconds(goal.d, goal.n), "error_u": u, "error_f": f}

@@ -136,11 +136,9 @@ class Tree:
         return None
 
     def _orders(self, d: int) -> list[int]:
-        """Orders to try in turn."""
+        """Orders to try in turn: the first is within the tolerance on the worst of clouds, and better on most."""
         orders = list(ERRORS[d])
-        first = next(
-            (i for i, order in enumerate(orders) if ERRORS[d][order] <= MARGIN * self.tolerance), len(orders) - 1
-        )
+        first = next((i for i, order in enumerate(orders) if ERRORS[d][order] <= self.tolerance), len(orders) - 1)
         return orders[first : first + TRIES + 1]
 
 
