@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ddeq_fast.sums.radial import RadialKernel
-from ddeq_fast.sums.text import parse
+if TYPE_CHECKING:  # doctor runs without torch
+    from ddeq_fast.sums.radial import RadialKernel
 
 
 def add_run_folder(parser: argparse._ActionsContainer) -> None:
@@ -28,6 +29,11 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def add_quiet(parser: argparse._ActionsContainer) -> None:
     """--quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -45,6 +51,8 @@ def add_kernel(parser: argparse._ActionsContainer) -> None:
 
 
 def _kernel(text: str) -> RadialKernel:
+    from ddeq_fast.sums.text import parse
+
     try:
         return parse(text)
     except ValueError as error:  # argparse hides the message of any other

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--starts", type=int, default=3, metavar="N", help="further starts of a solve (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments.add_json(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the run folder)")
     arguments.add_device(parser, "auto")
 

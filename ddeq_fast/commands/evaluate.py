@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     arguments.add_run_folder(parser)
     arguments.add_checkpoint(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments.add_json(parser)
     arguments.add_device(parser, "auto")
 
 

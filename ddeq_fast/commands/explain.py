@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the points (default: %(default)s)")
     arguments.add_device(parser, "cpu")
     arguments.add_kernel(parser)
+    arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    text = explain(
+    found = predict(
         options.n,
         options.d,
         options.kernel,
@@ -51,11 +54,11 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         tolerance=options.tolerance,
     )
-    console.say(text, result=True)
+    console.say(json.dumps(found) if options.json else in_words(found), result=True)
     return 0
 
 
-def explain(
+def predict(
     n: int,
     d: int,
     kernel: RadialKernel,
@@ -65,11 +68,16 @@ def explain(
     dtype: str = "float32",
     device: str = "cpu",
     tolerance: float | None = None,
-) -> str:
-    """A table of all backends for potential and field at m targets (n if None) of n sources, in `batch` clouds.
+) -> dict[str, Any]:
+    """What potential and field at m targets (n if None) of n sources, in `batch` clouds, cost with every backend.
 
-    Times are predicted from measurements on the CPU that the table names; no cloud of these sizes is made. The
-    tolerance is that of `potential`.
+    Times are predicted from measurements on a CPU, `measured_on`; no cloud of these sizes is made. The tolerance is
+    that of `potential`.
+
+    Returns:
+        The sizes, the backend that "auto" takes and why, and of each of `backends` why it cannot run these clouds
+        ("reason", None if it can), the "seconds" of a call and the "first_seconds" of the first, None where they were
+        not measured, "bytes" of memory, None where they are not known, and whether it is "exact".
 
     Raises ValueError if a size is below one, the dtype or tolerance no such thing, or the device not there.
     """
@@ -78,20 +86,44 @@ def explain(
     check_choice("dtype", dtype, DTYPES)
     x, y = _stand_ins(shape, DTYPES[dtype], device)
     taken = backends.base(backends.resolve(backends.to_tolerance("auto", tolerance), x, y, kernel))
+    return {
+        "clouds": shape[0],
+        "targets": shape[1],
+        "sources": n,
+        "dim": d,
+        "dtype": dtype,
+        "kernel": str(kernel),
+        "device": str(x.device),
+        "threads": torch.get_num_threads(),
+        "tolerance": tolerance,
+        "auto": taken,
+        "why": _why(taken, x),
+        "backends": [_cost(name, shape, x, y, kernel) for name in backends.names()],
+        "measured_on": costs.table()["machine"]["cpu"] if x.device.type == "cpu" else None,
+        "memory_budget": backends.memory_budget(),
+    }
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What `predict` found, as a table."""
     rows: list[_Row] = [("backend", "first call", "each call", "memory", "")]
-    rows += [_row(name, shape, x, y, kernel, taken) for name in backends.names()]
+    rows += [_row(cost, found["auto"]) for cost in found["backends"]]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    clouds, where = found["clouds"], found["device"]
+    if found["measured_on"] is not None:
+        where += f" with {found['threads']} threads"
     lines = [
-        f"{shape[1]:,} targets, {n:,} sources, {d} dimensions, {batch} {'cloud' if batch == 1 else 'clouds'}, "
-        f"{dtype}, {kernel}, {_where(x.device)}",
+        f"{found['targets']:,} targets, {found['sources']:,} sources, {found['dim']} dimensions, "
+        f"{clouds} {'cloud' if clouds == 1 else 'clouds'}, {found['dtype']}, {found['kernel']}, {where}",
         "",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows),
         "",
-        f'"auto" takes {taken}: {_why(taken, x)}.',
+        f'"auto" takes {found["auto"]}: {found["why"]}.',
     ]
-    if x.device.type == "cpu":
-        lines.append(f"Times are scaled from measurements on {costs.table()['machine']['cpu']}.")
-    lines.append(f"Matrices of pairs may take {size(backends.memory_budget())} (DDEQ_FAST_MEMORY, set_memory_budget).")
+    if found["measured_on"] is not None:
+        lines.append(f"Times are scaled from measurements on {found['measured_on']}.")
+    budget = size(found["memory_budget"])
+    lines.append(f"Matrices of pairs may take {budget} (DDEQ_FAST_MEMORY, set_memory_budget).")
     return "\n".join(lines)
 
 
@@ -102,18 +134,33 @@ def _stand_ins(shape: _Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, 
     return one.expand(batch, m, d), one.expand(batch, n, d)
 
 
-def _row(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel, taken: str) -> _Row:
+def _cost(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel) -> dict[str, Any]:
+    """An entry of `predict`."""
     reason = backends.get(name).unsupported(x, y, kernel)
+    seconds = needed = None
+    if reason is None:
+        seconds = costs.call_seconds(name, shape, kernel, x.dtype) if x.device.type == "cpu" else None
+        needed = costs.call_bytes(name, shape, x.element_size(), x.device)
+    return {
+        "backend": name,
+        "reason": reason,
+        "first_seconds": None if seconds is None else seconds + costs.first_seconds(name),
+        "seconds": seconds,
+        "bytes": needed,
+        "exact": backends.exact(name),
+    }
+
+
+def _row(cost: dict[str, Any], taken: str) -> _Row:
+    name, needed = cost["backend"], cost["bytes"]
     mark = f"{name} *" if name == taken else name
-    if reason is not None:
-        return (mark, "-", "-", "-", f"cannot: {reason}")
-    seconds = costs.call_seconds(name, shape, kernel, x.dtype) if x.device.type == "cpu" else None
-    needed = costs.call_bytes(name, shape, x.element_size(), x.device)
+    if cost["reason"] is not None:
+        return (mark, "-", "-", "-", f"cannot: {cost['reason']}")
     memory = "-" if needed is None else size(needed)
-    note = "" if backends.exact(name) else "an estimate, not exact"
-    if seconds is None:
+    note = "" if cost["exact"] else "an estimate, not exact"
+    if cost["seconds"] is None:
         return (mark, "not measured", "not measured", memory, note)
-    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), memory, note)
+    return (mark, duration(cost["first_seconds"]), duration(cost["seconds"]), memory, note)
 
 
 def _why(taken: str, x: Tensor) -> str:
@@ -126,7 +173,3 @@ def _why(taken: str, x: Tensor) -> str:
     if taken == "dense" and x.device.type == "cpu":
         return f"in {costs.calls()} calls no other exact one saves more time than compiling takes"
     return "the first in the order of preference that can"
-
-
-def _where(device: torch.device) -> str:
-    return f"cpu with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_device(sums, "auto")
     arguments.add_quiet(parser)
+    arguments.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -128,11 +130,15 @@ def run(options: argparse.Namespace) -> int:
             flow.restore(checkpoint)
         elif main and checkpoint.exists():
             raise ValueError(f"{checkpoint} is of an interrupted flow: continue it with --resume, or delete it")
-        if main:
+        if main and not options.json:
             console.say(_summary(flow, target))
         if not _move(flow, checkpoint, options.checkpoint_every, options.quiet):
             return 130
-        return _finish(flow, cloud, out, picture, checkpoint) if main else 0
+        if main:
+            wrote = _write(flow, cloud, out, picture, checkpoint)
+            told = json.dumps(_told(flow, target, wrote)) if options.json else _in_words(flow, wrote)
+            console.say(told, result=options.json)
+        return 0
 
 
 def _move(flow: CloudFlow, checkpoint: Path, checkpoint_every: int, quiet: bool) -> bool:
@@ -170,24 +176,50 @@ def _progress(flow: CloudFlow) -> str:
     return f"MMD {now:.2e}{nearer}; {flow.backend}{error}"
 
 
-def _finish(flow: CloudFlow, cloud: Tensor, out: Path, picture: Path | None, checkpoint: Path) -> int:
-    """Write the results, the cloud first; a picture that cannot be drawn is no error, for the cloud is there."""
+def _write(flow: CloudFlow, cloud: Tensor, out: Path, picture: Path | None, checkpoint: Path) -> list[str]:
+    """Write the results, the cloud first, and return their paths.
+
+    A picture that cannot be drawn is no error, for the cloud is there.
+    """
     try:
         write_points(out, flow.points())
     except OSError:
         with suppress(OSError):
             flow.save(checkpoint)
         raise
-    wrote = str(out)
+    wrote = [str(out)]
     if picture is not None:
         try:
             cloud_pictures.draw(picture, flow.frames, flow.seen(cloud), flow.history)
-            wrote += f" and {picture}"
+            wrote.append(str(picture))
         except Exception as error:
             console.say(f"no picture {picture}: {type(error).__name__}: {error}", error=True)
     checkpoint.unlink(missing_ok=True)  # only now: a kill on the way here is resumed
-    console.say(f"{_progress(flow)}; wrote {wrote}")
-    return 0
+    return wrote
+
+
+def _in_words(flow: CloudFlow, wrote: list[str]) -> str:
+    """What came of it."""
+    return f"{_progress(flow)}; wrote {' and '.join(wrote)}"
+
+
+def _told(flow: CloudFlow, target: Path, wrote: list[str]) -> dict:
+    """The figures of a finished flow, for JSON; MMDs are those of the cloud in units of its spread."""
+    n, d = flow.target.shape
+    return {
+        "target": str(target),
+        "points": n,
+        "dim": d,
+        "particles": len(flow.x),
+        "steps": flow.done,
+        "kernel": str(flow.kernel),
+        "backend": flow.backend,
+        "processes": flow.processes.size,
+        "start_mmd": flow.history[0][1],
+        "mmd": flow.history[-1][1],
+        "field_error": flow.error,
+        "wrote": wrote,
+    }
 
 
 def _summary(flow: CloudFlow, target: Path) -> str:

@@ -61,11 +61,18 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser(argv).parse_args(argv)
         return options.run(options)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        console.say(f"ddeq-fast: error: {error}", error=True)
+        console.say(f"ddeq-fast: error: {error}{_cure(error)}", error=True)
         return 2
     except KeyboardInterrupt:
         console.say("ddeq-fast: interrupted", error=True)
         return 130
+
+
+def _cure(error: Exception) -> str:
+    """What to do where a package is missing that nothing works without; others say so themselves."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "numpy"):
+        return f": pip install {error.name}; see ddeq-fast doctor"
+    return ""
 
 
 if __name__ == "__main__":

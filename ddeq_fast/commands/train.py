@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run of that folder, with its own settings")
     arguments.add_quiet(parser)
+    arguments.add_json(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="write metrics for TensorBoard to the run folder too"
     )
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     trainer = Trainer.resume(folder) if options.resume else Trainer(Config(**settings), folder)
     torch.set_num_threads(trainer.config.threads)
     main = trainer.processes.main
-    if main:
+    if main and not options.json:
         console.say(_summary(trainer))
     try:
         result = trainer.fit(progress=not options.quiet, tensorboard=options.tensorboard)
@@ -91,10 +93,13 @@ def run(options: argparse.Namespace) -> int:
         if main:
             console.say(f"ddeq-fast: {stop}; continue with --resume", error=True)
         return 130
-    if main:
+    if main and options.json:
+        console.say(json.dumps(_told(trainer, result)), result=True)
+    elif main:
         console.say(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s")
         show(result)
-        draw(trainer)
+    if main:
+        draw(trainer, quiet=options.json)
     return 0
 
 
@@ -111,15 +116,38 @@ def _check_resumed(folder: Path, given: dict, settings: dict) -> None:
 
 def _summary(trainer: Trainer) -> str:
     """What is about to be trained."""
-    dataset, parameters = trainer.dataset, sum(parameter.numel() for parameter in trainer.model.parameters())
+    dataset, parameters = trainer.dataset, _parameters(trainer)
     return (
         f"{dataset.name}: {len(dataset.train)} clouds, {len(dataset.test)} held out\n"
         f"model: {parameters:,} parameters on {trainer.device}; run folder {trainer.folder}"
     )
 
 
-def draw(trainer: Trainer) -> None:
-    """Pictures of a finished run. Nothing that goes wrong with them is an error: the run is done, and saved."""
+def _parameters(trainer: Trainer) -> int:
+    return sum(parameter.numel() for parameter in trainer.model.parameters())
+
+
+def _told(trainer: Trainer, result: dict) -> dict:
+    """The figures of a finished run, for JSON; those of its results have the names that `eval` gives them."""
+    dataset, config = trainer.dataset, trainer.config
+    return {
+        "run": str(trainer.folder),
+        "data": dataset.name,
+        "clouds": len(dataset.train),
+        "held_out": len(dataset.test),
+        "parameters": _parameters(trainer),
+        "device": str(trainer.device),
+        "epochs": config.epochs,
+        "seconds": trainer.seconds,
+        **result,
+    }
+
+
+def draw(trainer: Trainer, quiet: bool = False) -> None:
+    """Pictures of a finished run, named on the console unless `quiet`.
+
+    Nothing that goes wrong with them is an error: the run is done, and saved.
+    """
     drawn = []
     try:
         drawing.load_matplotlib()
@@ -133,5 +161,5 @@ def draw(trainer: Trainer) -> None:
                 console.say(f"no picture {path}: {type(error).__name__}: {error}", error=True)
     except Exception as error:
         console.say(f"no pictures: {error}", error=True)
-    if drawn:
+    if drawn and not quiet:
         console.say(f"pictures: {', '.join(drawn)}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.distances import blocks
-from ddeq_fast.utils.optional import available, require
+from ddeq_fast.utils.optional import available, install, require
 
 # (largest dimension, least number of points of either cloud) from where a tree is faster than blocks of distances, as
 # measured on one thread: at the least number by a fifth or more, for 10,000 points in 3-D by a factor of forty.
@@ -24,7 +24,7 @@ def unsupported(x: Tensor) -> str | None:
     """Needs a CPU and scipy."""
     if x.device.type != "cpu":
         return f"needs a tensor on a CPU, got one on {x.device.type}"
-    return None if available("scipy") else 'scipy is not installed: pip install "ddeq_fast[metrics]"'
+    return None if available("scipy") else f"scipy is not installed: {install('metrics')}"
 
 
 def pays(x: Tensor, y: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Moving particles onto a cloud: the flow arrives, continues exactly where it was stopped, and `ddeq-fast flow`."""
 
+import json
 import os
 import signal
 
@@ -169,6 +170,18 @@ def test_command(target, out, picture, tmp_path, capsys):
     assert points.shape == (60, 2) and 200 < float(points[:, 0].mean()) < 400
     assert picture.read_bytes()[:4] in (b"\x89PNG", b"GIF8")
     assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_figures_as_json(target, tmp_path, capsys):
+    out = tmp_path / "moved.npy"
+    options = ["--particles", "60", "--steps", "12", "--backend", "dense", "--out", str(out), "--quiet", "--json"]
+    assert main(["flow", "--target", str(target), *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["points"], told["dim"], told["particles"], told["steps"], told["backend"]) == (120, 2, 60, 12, "dense")
+    assert told["wrote"] == [str(out)] and told["mmd"] < told["start_mmd"]
+    points, cloud = (torch.from_numpy(np.load(path)).float() for path in (out, target))
+    spread = (cloud - cloud.mean(0)).square().sum(1).mean().sqrt()
+    assert told["mmd"] == pytest.approx(float(squared_mmd(points, cloud).sqrt() / spread**0.5), rel=1e-2)
 
 
 def test_ctrl_c_saves_and_resume_continues(target, tmp_path, capsys, monkeypatch):

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ddeq_fast.sums.backends import keops_build
 from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
+from ddeq_fast.utils.optional import install
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     """Needs pykeops, a C++ compiler, a cache folder, single or double precision and elementary kernels."""
     if importlib.util.find_spec("pykeops") is None:
-        return 'pykeops is not installed: pip install "ddeq_fast[keops]"'
+        return f"pykeops is not installed: {install('keops')}"
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         return "pykeops needs a C++ compiler, and none of c++, g++, clang++ is on the path"
     if x.dtype not in (torch.float32, torch.float64):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddeq_fast.sums.backends import compiled, costs, dense, sampled
 from ddeq_fast.sums.radial import Elementary, RadialKernel, Riesz, elementary, unknown
-from ddeq_fast.utils.optional import available, require
+from ddeq_fast.utils.optional import available, install, require
 from ddeq_fast.utils.validation import check_number
 
 MAX_DIMENSION = 3
@@ -78,7 +78,7 @@ class Tree:
         if any(isinstance(term, Riesz) and term.r != 1 for _, term in kernel.terms()):
             return f"needs exponent 1 of Riesz kernels, got {kernel!r}"
         if not available("ferreus_bbfmm"):
-            return 'needs ferreus-bbfmm: pip install "ddeq_fast[large]"'
+            return f"needs ferreus-bbfmm: {install('large')}"
         return None
 
     def to_tolerance(self, tolerance: float) -> Tree:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
+from ddeq_fast.utils.optional import install
 from ddeq_fast.utils.validation import check_choice
 
 OLDEST = (3, 4)
@@ -26,7 +27,7 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     if x.device.type != "cuda" and not (_interpreted() and x.device.type == "cpu"):
         return f"needs a tensor on a GPU (or TRITON_INTERPRET=1 for the CPU), got one on {x.device.type}"
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
+        return f"triton is not installed: {install('triton')}"
     if _version() < OLDEST:
         return f"needs triton {'.'.join(map(str, OLDEST))} or above, got {'.'.join(map(str, _version()))}"
     if x.is_cuda and _too_old(x.device.index):

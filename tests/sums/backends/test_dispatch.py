@@ -130,6 +130,18 @@ def test_explain(machine, capsys):
     assert "measurements on a processor" in text
 
 
+def test_explain_as_json(machine, capsys):
+    assert main(["explain", "--n", "20000", "--d", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["targets"], told["sources"], told["dim"], told["clouds"]) == (20000, 20000, 3, 1)
+    assert told["auto"] == "compiled" and told["measured_on"] == "a processor"
+    costs = {cost["backend"]: cost for cost in told["backends"]}
+    assert list(costs) == backends.names()
+    assert costs["compiled"]["seconds"] == pytest.approx(0.4, rel=1e-3) and costs["compiled"]["first_seconds"] > 9
+    assert costs["compiled"]["reason"] is None and costs["compiled"]["exact"] and not costs["sliced"]["exact"]
+    assert "init_process_group" in costs["ring"]["reason"] and costs["ring"]["seconds"] is None
+
+
 def test_explain_refuses(capsys):
     assert main(["explain", "--n", "0", "--d", "3", "--m", "4"]) == 2
     assert main(["explain", "--n", "5", "--d", "3", "--device", "nowhere"]) == 2
