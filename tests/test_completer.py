@@ -85,7 +85,10 @@ def test_the_layer_beside_held_particles_is_that_of_all_of_them(x, cloud):
 def test_samples_are_independent_while_others_finish(x, cloud):
     solver = Anderson(tol=1e-4, max_steps=100)
     model, (points, weights) = completer(solver=solver), x
-    start = model.draw_start(points, weights)
+    # Starts of very different widths: samples do not finish together.
+    torch.manual_seed(0)
+    noise = torch.tensor([0.1, 1.0, 10.0]).double()[:, None, None] * torch.randn(3, 2, 2).double()
+    start = model.draw_start(points, weights, noise)
     with torch.no_grad():
         together = model(points, weights, start=start)
         alone = model(points[1:2], weights[1:2], start=PointClouds(start.points[1:2], start.weights[1:2]))

@@ -80,9 +80,8 @@ def test_ring_sums_of_two_processes():
     words = ["--standalone", "--nproc-per-node=2", FOLDER / "ring_sums.py", "--points", "31"]
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {"process 0, 16 of 31 targets", "process 1, 15 of 31 targets"} <= {
-        line.partition(":")[0] for line in done.stdout.splitlines()
-    }
+    # Two processes write to one pipe: a line may begin in the middle of another.
+    assert "process 0, 16 of 31 targets" in done.stdout and "process 1, 15 of 31 targets" in done.stdout
 
 
 def test_every_example_is_shown_and_run():

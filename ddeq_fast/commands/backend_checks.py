@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -40,7 +42,8 @@ def check(name: str, device: str) -> dict[str, Any]:
         if reason := backends.unsupported(name, x, x, _KERNEL):
             return {**found, "able": False, "reason": reason}
         try:
-            errors = _errors(name, x)
+            with redirect_stdout(sys.stderr):  # KeOps prints while it compiles
+                errors = _errors(name, x)
         except Exception as error:  # whatever is wrong with it is what is asked
             return {**found, "reason": f"it fails: {type(error).__name__}: {_first_line(error)}"}
         found["errors"][str(x.shape[1])] = errors
