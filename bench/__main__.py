@@ -13,6 +13,7 @@ COMMANDS = (
     "micro",
     "large",
     "tolerance",
+    "peers",
     "nufft",
     "calibrate",
     "roofline",
