@@ -24,7 +24,8 @@ from ddeq_fast.sums.radial import Elementary, RadialKernel, elementary, unknown
 MAX_DIMENSION = 8
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
-# away after all, it stays small.
+# away after all, it stays small. With four times as many sources, sums in float32 take 10 to 20 % longer, and in two
+# dimensions, on one processor, 2.6 times.
 TILE = 1 << 23
 SOURCES = 1 << 12
 
