@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from ddeq_fast.utils.differentiation import wanted_twice
 
-# On CPUs attention matrices of up to MATRIX_ENTRIES are formed, CHUNK_ENTRIES at a time, which caches hold: so many in
-# a cloud where a graph keeps them, in a head where none does. Below that, streaming kernels spend more on their
-# blocks, and on gradients of keys and values that nobody asked for, than they save.
+# On CPUs, without a graph, attention matrices of up to MATRIX_ENTRIES in a head are formed, CHUNK_ENTRIES at a time,
+# which caches hold. Below that, streaming kernels spend more on their blocks than they save.
 MATRIX_ENTRIES, CHUNK_ENTRIES = 1 << 18, 1 << 17
+# With a graph those are the faster ones, up to three times, but for clouds of so few points.
+FEW_POINTS = 16
 # On some CPUs powers of 2 take less than half the time of those of e.
 LOG2_E = math.log2(math.e)
 # Widest heads whose products of keys and values are summed: they are (width + 1)^2 a point.
@@ -65,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
             sums = _sums(q, k.mT, _weighted_rows(v, bias))
             if sums is not None:
                 return _mean(sums)
-        if q.shape[1] * q.shape[2] * k.shape[2] > MATRIX_ENTRIES:
+        if k.shape[2] > FEW_POINTS or q.shape[1] * q.shape[2] * k.shape[2] > MATRIX_ENTRIES:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return _attend_by_chunks(q, k, v, bias)
 

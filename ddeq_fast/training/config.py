@@ -201,9 +201,7 @@ class Config:
         "order of an epoch: at random, or similar sizes together, which pads less",
         choices=("shuffled", "by-length"),
     )
-    optimizer: str = _optimisation(
-        "adamw", "AdamW, or Muon for matrices and AdamW for all else, which needs torch 2.9", choices=OPTIMIZERS
-    )
+    optimizer: str = _optimisation("adamw", "AdamW, or Muon for matrices and AdamW for all else", choices=OPTIMIZERS)
     lr: float = _optimisation(3e-3, "largest learning rate", low=_POSITIVE)
     schedule: str = _optimisation(
         "cosine", "decay of the learning rate: half a cosine to zero, or in steps", choices=("cosine", "step")

@@ -5,10 +5,8 @@ import torch
 from torch import nn
 
 from ddeq_fast.training import Trainer
-from ddeq_fast.training.optimizers import make_optimizer
+from ddeq_fast.training.optimizers import Muon, make_optimizer, orthogonal
 from problems import fails
-
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 
 
 def stepped(name, weight_decay=0.0):
@@ -23,7 +21,6 @@ def stepped(name, weight_decay=0.0):
     return [p.detach() - b for p, b in zip(parameters, before, strict=True)], optimizer
 
 
-@needs_muon
 def test_muon_steps_matrices_and_adamw_the_rest():
     (matrix, bias, narrow), _ = stepped("muon")
     adamw = stepped("adamw")[0]
@@ -36,7 +33,6 @@ def test_muon_steps_matrices_and_adamw_the_rest():
     assert float(matrix.square().mean().sqrt()) == pytest.approx(0.2 * 0.01, rel=0.3)
 
 
-@needs_muon
 def test_learning_rates_of_groups_are_obeyed():
     _, optimizer = stepped("muon")
     before = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
@@ -48,7 +44,6 @@ def test_learning_rates_of_groups_are_obeyed():
     assert all(map(torch.equal, before, after))
 
 
-@needs_muon
 def test_a_model_without_matrices_has_none_for_muon():
     bias = nn.Parameter(torch.ones(3))
     optimizer = make_optimizer("muon", [bias], 0.1, 0.0)
@@ -57,7 +52,6 @@ def test_a_model_without_matrices_has_none_for_muon():
     assert torch.allclose(bias, torch.full((3,), 0.9))
 
 
-@needs_muon
 def test_runs_with_muon_are_resumed_exactly(tmp_path, rings, small):
     config = small(optimizer="muon", dim_z=16, dim_hidden=16, epochs=2)
     whole = Trainer(config, tmp_path / "whole", rings)
@@ -82,7 +76,40 @@ def test_unknown_optimizers_are_refused(small):
         small(optimizer="sgd")
 
 
-def test_old_torch_is_named(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with fails(ValueError, f"optimizer must be 'adamw' with torch {torch.__version__}: Muon came with torch 2.9"):
-        make_optimizer("muon", [nn.Parameter(torch.ones(2))], 0.1, 0.0)
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_takes_the_steps_of_torch():
+    """Up to the rounding of bfloat16, in which torch orthogonalises: several matrices of one shape, wide and tall."""
+    shapes = [(32, 24), (32, 24), (16, 40), (24, 32)]
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in shapes]
+    mine, theirs = ([nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
+    optimizers = (
+        Muon(mine, 0.1, 0.05),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(4):
+        for one, other in zip(mine, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, before in zip(mine, theirs, start, strict=True):
+        assert (one - other).norm() < 0.02 * (other - before).norm()
+
+
+def test_muon_leaves_matrices_without_a_gradient():
+    matrices = [nn.Parameter(torch.randn(16, 16)) for _ in range(2)]
+    before = [matrix.detach().clone() for matrix in matrices]
+    optimizer = Muon(matrices, 0.1, 0.1)
+    matrices[1].grad = torch.randn(16, 16)
+    optimizer.step()
+    assert torch.equal(matrices[0], before[0]) and not torch.equal(matrices[1], before[1])
+    assert list(optimizer.state) == [matrices[1]]
+
+
+def test_orthogonal_keeps_singular_vectors(cloud):
+    x = cloud(3, 20, 6)
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    values = (u.mT @ orthogonal(x) @ vh.mT).diagonal(dim1=1, dim2=2)
+    rest = u @ torch.diag_embed(values) @ vh - orthogonal(x)
+    assert rest.abs().max() < 1e-12 and values.min() > 0.6 and values.max() < 1.3
