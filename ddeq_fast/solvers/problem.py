@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.mmd import normalised, signed_measure
-from ddeq_fast.sums.operators import energy
+from ddeq_fast.sums.mmd import normalised
+from ddeq_fast.sums.operators import energy, energy_plain
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils import transforms, tree
 from ddeq_fast.utils.differentiation import twice_differentiable
@@ -278,13 +278,24 @@ class Pushforward:
     def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
         nearly equal numbers that float32 does not resolve. NaN for a sample that has left the range of numbers."""
-        z, y = self.present(z).double(), self.present_image(y).double()
-        points, charges = signed_measure(self.on_product(z), self.on_product(y), *self.measures(z, y))
+        n, labels = z.shape[1], None if self.residual_space == "marginal" else self.labels
+        width = z.shape[2] + (0 if labels is None else labels.shape[2])
+        # Written where it is summed from: copies take longer than the sums of small clouds.
+        points = z.new_empty((len(z), n + y.shape[1], width), dtype=torch.float64)
+        points[:, :n, : z.shape[2]] = self.present(z)
+        points[:, n:, : z.shape[2]] = self.present_image(y)
+        if labels is not None:
+            points[:, :n, z.shape[2] :] = points[:, n:, z.shape[2] :] = self.present(labels)
+        a, b = self.measures(points[:, :n], points[:, n:])
+        charges, sums = torch.cat((a, -b), -1), energy if points.requires_grad else energy_plain
+        least, most = torch.aminmax(points.detach())
+        if -_WIDEST < least and most < _WIDEST and not points.requires_grad:
+            return sums(points, charges, kernel, backend).clamp_min(0)
         # The sums refuse a batch for the sake of one cloud whose squares float64 does not hold.
-        size = points.abs().amax((1, 2))
+        size = points.detach().abs().amax((1, 2))
         inside = size < _WIDEST
         points = torch.where((inside & (size > 1 / _WIDEST))[:, None, None], points, 0)
-        return energy(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
+        return sums(points, charges, kernel, backend).clamp_min(0).masked_fill(~inside, torch.nan)
 
     def present_image(self, y: Tensor) -> Tensor:
         """An image y (B, m, d) of the cloud with zeros at its padding, as `present` has it of the cloud."""

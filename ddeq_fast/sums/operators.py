@@ -55,3 +55,13 @@ def evaluate_plain(
     chosen = backends.get(backends.resolve(backend, x, y, kernel))
     u, f = chosen.evaluate(x, y, v, kernel, potential, field)
     return (x.new_empty(0) if u is None else u), (x.new_empty(0) if f is None else f)
+
+
+def energy_plain(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Tensor:
+    """`energy` for the same loops as `evaluate_plain`."""
+    if transforms.active():
+        return energy(z, w, kernel, backend)
+    chosen = backends.get(backends.resolve(backend, z, z, kernel))
+    if hasattr(chosen, "energy"):
+        return chosen.energy(z, w, kernel, False)[0]
+    return (w * chosen.evaluate(z, z, w, kernel, True, False)[0]).sum(-1)
