@@ -113,7 +113,7 @@ def _row(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel, t
     note = "" if backends.exact(name) else "an estimate, not exact"
     if seconds is None:
         return (mark, "not measured", "not measured", memory, note)
-    return (mark, duration(seconds + costs.first_seconds(name)), duration(seconds), memory, note)
+    return (mark, duration(seconds + costs.first_seconds(name, shape[3])), duration(seconds), memory, note)
 
 
 def _why(taken: str, x: Tensor) -> str:

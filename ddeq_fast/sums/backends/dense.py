@@ -100,7 +100,8 @@ def centred(x: Tensor, y: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
 class _Products:
     """Squared distances q (B, m, n) of a tile by a matrix product, and its near pairs from their differences.
 
-    `mass` (B, n) is zero where a source has no influence: padding. If `forces`, pairs of a point with itself do not matter beyond their distance: of a cloud on itself they are many.
+    `mass` (B, n) is zero where a source has no influence: padding. If `forces`, pairs of a point with itself do not
+    matter beyond their distance: of a cloud on itself they are many.
     """
 
     def __init__(self, x: Tensor, y: Tensor, mass: Tensor, *, forces: bool):

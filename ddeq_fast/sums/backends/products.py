@@ -33,6 +33,8 @@ class _NotCompiled(Exception):
     """There is no compiler."""
 
 
+@torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool) -> Sums | None:
     """See `Backend.evaluate`; None without a compiler."""
     tile = _Tile(_sums, kernel, v, (potential, field), products=1, outputs=int(field))
@@ -44,16 +46,18 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     return found[0] + v * kernel.k(x.new_zeros(())), found[1]
 
 
+@torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel) -> Sums | None:
     """See `Backend.tangent`; None without a compiler."""
     tile = _Tile(_slopes, kernel, v, (True, True), products=2, outputs=2)
     mass = v.abs() * (t.norm(dim=-1) + s.norm(dim=(-2, -1))[:, None])
     targets, sources = _prepared(x, y, v, mass)
-    (place_x, given_x, x, size_x), (place_y, given_y, y, size_y, v) = targets, sources
+    (_, given_x, x, size_x), (_, given_y, y, size_y, v) = targets, sources
     along_x, along_y = torch.linalg.vecdot(x, s), torch.linalg.vecdot(y, t)
     # <x_i - y_j, s_i - t_j> is the sum of two numbers less one product of twice the length.
-    targets = [place_x, given_x, x, size_x, s, along_x, torch.cat((s, x), -1)]
-    sources = [place_y, given_y, y, size_y, v, t, along_y, torch.cat((y, t), -1)]
+    targets = [given_x, x, size_x, s, along_x, torch.cat((s, x), -1)]
+    sources = [given_y, y, size_y, v, t, along_y, torch.cat((y, t), -1)]
     return _in_tiles(functools.partial(_tangent, tile), targets, sources, TANGENT_MATRICES)
 
 
@@ -67,12 +71,22 @@ def _prepared(x: Tensor, y: Tensor, v: Tensor, mass: Tensor) -> tuple[list[Tenso
     return targets, [*sources, v]
 
 
+def call_bytes(shape: tuple[int, int, int, int], itemsize: int, device: torch.device) -> int:
+    """Memory of one call of shape (B, m, n, d), potential and field, beyond its inputs and results."""
+    batch, m, n, d = shape
+    pairs = min(batch * m * n, _pairs(device, MATRICES * itemsize))
+    return itemsize * (MATRICES * pairs + 2 * batch * (m + n) * d)
+
+
+def _pairs(device: torch.device, pair_bytes: int) -> int:
+    return min(TILE, tile_pairs(device, pair_bytes))
+
+
 def _in_tiles(sums, targets: Sequence[Tensor], sources: Sequence[Tensor], matrices: int) -> Sums | None:
-    device, itemsize = targets[1].device, targets[1].element_size()
-    tiles = Tiles(sums, min(TILE, tile_pairs(device, matrices * itemsize)))
+    device, itemsize = targets[-1].device, targets[-1].element_size()
+    tiles = Tiles(sums, _pairs(device, matrices * itemsize))
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return tiles.run(targets, sources)
+        return tiles.run(targets, sources)
     except _NotCompiled:
         return None
 
@@ -91,7 +105,8 @@ class _Tile:
         if self.memory[0].numel() < shape.numel():
             self.memory = [part.new_empty(shape.numel()) for part in self.memory]
         # No views, for which programs are compiled anew.
-        return [part.new_empty(0).set_(part.untyped_storage(), 0, shape) for part in self.memory]
+        strides = (shape[1] * shape[2], shape[2], 1)
+        return [part.new_empty(0).set_(part.untyped_storage(), 0, shape, strides) for part in self.memory]
 
     def __call__(self, matrices: list[Tensor], *vectors: Tensor) -> list[Tensor]:
         """What the formula sums over j, each (B, m), the last of them near pairs."""
@@ -109,13 +124,11 @@ def _evaluate(tile: _Tile, itself: bool, targets, sources) -> Sums:
     products, *weights = matrices = tile.matrices(torch.Size((*size_x.shape, y.shape[1])))
     torch.bmm(x, y.mT, out=products)
     first = int(place_x[0, 0] - place_y[0, 0]) if itself else y.shape[1]  # an empty diagonal
-    known = v[:, max(first, 0) :][:, : products.diagonal(first, 1, 2).shape[1]] != 0
-    # Near, hence left out: a point and itself exert no force.
-    products.diagonal(first, 1, 2).fill_(torch.inf)
+    known = products.diagonal(first, 1, 2).fill_(torch.inf)  # left out as near: a point and itself exert no force
     *found, number = tile(matrices, size_x, size_y, v)
     u = found.pop(0) if tile.wanted[0] else None
     f = torch.baddbmm(found[0][..., None] * x, weights[0], y, alpha=-1) if weights else None
-    if number.sum() > known.sum():
+    if number.sum() > known.numel():
         for b, i, j in _near(products, size_x, size_y, v, first, x.shape[2]):
             d, charge = given_x[b, i] - given_y[b, j], v[b, j]
             q = torch.linalg.vecdot(d, d)
@@ -127,8 +140,8 @@ def _evaluate(tile: _Tile, itself: bool, targets, sources) -> Sums:
 
 
 def _tangent(tile: _Tile, targets, sources) -> Sums:
-    place_x, given_x, x, size_x, s, along_x, both_x = targets
-    place_y, given_y, y, size_y, v, t, along_y, both_y = sources
+    given_x, x, size_x, s, along_x, both_x = targets
+    given_y, y, size_y, v, t, along_y, both_y = sources
     products, moves, slope, bend = matrices = tile.matrices(torch.Size((*size_x.shape, y.shape[1])))
     torch.bmm(x, y.mT, out=products)
     torch.bmm(both_x, both_y.mT, out=moves)
@@ -146,7 +159,7 @@ def _tangent(tile: _Tile, targets, sources) -> Sums:
 
 
 def _near(products: Tensor, size_x: Tensor, size_y: Tensor, v: Tensor, first: int, d: int):
-    """Indices (cloud, target, source) of near pairs that are not on the diagonal from `first` on, a few at a time.
+    """Indices (cloud, target, source) of near pairs with a charge, but for the diagonal from `first` on, in parts.
 
     The arithmetic is that of `_distances`, and so are its roundings: all but the two sums is exact.
     """
@@ -158,12 +171,11 @@ def _near(products: Tensor, size_x: Tensor, size_y: Tensor, v: Tensor, first: in
 
 
 def _distances(products, size_x, size_y, v):
-    """(q, zero for near pairs, charges (B, m, n), zero for them too, how many of those with a charge a target has)."""
+    """(q, zero for near pairs, charges (B, m, n), zero for them too, how many near pairs a target has (B, m))."""
     size = size_x[:, :, None] + size_y[:, None]
     q = size - 2 * products
     near = q <= size * dense.NEAR
-    number = (near & (v != 0)[:, None]).to(q.dtype).sum(-1)
-    return torch.where(near, 0, q), torch.where(near, 0, v[:, None]), number
+    return torch.where(near, 0, q), torch.where(near, 0, v[:, None]), near.to(q.dtype).sum(-1)
 
 
 def _sums(kinds, wanted, matrices, vectors, numbers):

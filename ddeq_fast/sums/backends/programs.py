@@ -36,7 +36,7 @@ def lowered(kernel: RadialKernel, like: Tensor) -> tuple[Kinds, Tensor]:
 
 def mixed(kinds: Kinds, numbers: Tensor, q: Tensor, order: str) -> Any:
     """sum_m weight_m k_m(q), or of phi or the curvature."""
-    total = 0
+    total: Any = 0
     for i, (kind, code) in enumerate(kinds):
         total = total + numbers[i, 0] * kind.profile(order, q, numbers[i, 1], code)
     return total
@@ -73,7 +73,7 @@ def run(program: Program, *arguments) -> list[Tensor] | None:
     else:
         try:
             # Sizes that are equal in the first call need not be in others.
-            with torch.fx.experimental._config.patch(use_duck_shape=False):
+            with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
                 return _compiled(program)(*arguments)
         except (TorchDynamoException, OSError) as error:
             reason = error
