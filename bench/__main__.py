@@ -7,20 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = (
-    "layer",
-    "study",
-    "micro",
-    "large",
-    "tolerance",
-    "nufft",
-    "calibrate",
-    "roofline",
-    "tune",
-    "compare",
-    "train",
-    "gpu",
-)
+_SUMS = ("micro", "paired", "large", "tolerance", "nufft", "calibrate", "roofline", "tune")
+COMMANDS = ("layer", "study", *_SUMS, "compare", "train", "gpu")
 
 
 def _summary(name: str) -> str:
