@@ -28,7 +28,7 @@ REFERENCE = 1e-13
 
 def _parser() -> argparse.ArgumentParser:
     parser = options.parser("nufft", __doc__)
-    parser.add_argument("--largest", type=int, metavar="POINTS", default=math.inf, help="leave out larger clouds")
+    options.add_largest(parser)
     options.add_json(parser)
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -21,3 +22,10 @@ def add_json(options: argparse.ArgumentParser) -> None:
 def add_plot(options: argparse.ArgumentParser, what: str) -> None:
     """--plot FILE, for a picture of `what`."""
     options.add_argument("--plot", type=Path, metavar="FILE", help=f"draw {what} to this PNG")
+
+
+def add_largest(options: argparse.ArgumentParser) -> None:
+    """--largest POINTS."""
+    options.add_argument(
+        "--largest", type=int, metavar="POINTS", default=math.inf, help="leave out clouds of more points"
+    )

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench import machine, options
-from bench.large import trim
-from bench.measure import peak_memory
+from bench.large import errors, time_and_memory
+from bench.measure import seconds
 from bench.report import write_json
 from ddeq_fast import potential_and_field
 from ddeq_fast.distances.chamfer import chamfer
@@ -27,6 +24,8 @@ from ddeq_fast.utils.units import duration
 CHECKED = 1000
 # Points whose exact sums are timed, at most.
 EXACT = 64_000
+# Points of either cloud in a first sum, untimed: enough for trees.
+WARM = 100_000
 # Between the centres of the clouds, in their standard deviations.
 APART = 4.0
 
@@ -54,7 +53,7 @@ CHAMFER = (30_000, 1_000_000)
 
 def _parser() -> argparse.ArgumentParser:
     parser = options.parser("tolerance", __doc__)
-    parser.add_argument("--largest", type=int, metavar="POINTS", default=math.inf, help="leave out larger clouds")
+    options.add_largest(parser)
     options.add_json(parser)
     return parser
 
@@ -93,7 +92,7 @@ def charged(d: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 def sums(goal: Goal) -> dict:
-    """Time, memory and errors of one goal, of its first call once all is compiled."""
+    """Time, memory and errors of one goal, once all is compiled."""
     x, v = charged(goal.d, goal.n)
     by: dict = {"tolerance": goal.tolerance} if goal.tolerance else {"backend": "sliced"}
     found: list[Tensor] = []
@@ -101,15 +100,13 @@ def sums(goal: Goal) -> dict:
     def run() -> None:
         found[:] = potential_and_field(x, x, charges=v, **by)
 
-    potential_and_field(x[:2000], x[:2000], charges=v[:2000], **by)
-    trim()
-    memory = peak_memory(run, "cpu")
-    seconds = _best(run, again=goal.n <= 1_000_000)
-    places = torch.randperm(goal.n, generator=torch.Generator().manual_seed(1))[:CHECKED]
-    exact = potential_and_field(x[places].double(), x.double(), charges=v.double())
-    u, f = (float((a[places].double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
-    kept = {"d": goal.d, "n": goal.n, "by": str(goal), "seconds": seconds, "peak_bytes": memory}
-    return {**kept, "exact_seconds": exact_seconds(goal.d, goal.n), "error_u": u, "error_f": f}
+    few = slice(goal.n // 2 - WARM, goal.n // 2 + WARM)  # compiled, if it needs to be: checks by exact sums, too
+    potential_and_field(x[few], x[few], charges=v[few], **by)
+    cost = time_and_memory(run)
+    at = torch.randperm(goal.n, generator=torch.Generator().manual_seed(1))[:CHECKED]
+    u, f = errors(found, x, v, at, backend="auto")  # a thousand targets are many for blocks
+    exact = exact_seconds(goal.d, goal.n)
+    return {"d": goal.d, "n": goal.n, "by": str(goal), **cost, "exact_seconds": exact, "error_u": u, "error_f": f}
 
 
 @functools.cache
@@ -117,7 +114,7 @@ def exact_seconds(d: int, n: int) -> float:
     """What exact sums of n points take, from those of `EXACT` or fewer."""
     fewer = min(n, EXACT)
     x, v = charged(d, fewer)
-    return _best(lambda: potential_and_field(x, x, charges=v, backend="auto"), again=True) * (n / fewer) ** 2
+    return seconds(lambda: potential_and_field(x, x, charges=v), "cpu") * (n / fewer) ** 2
 
 
 def distance(n: int) -> dict:
@@ -127,20 +124,10 @@ def distance(n: int) -> dict:
     """
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(n, 3, generator=generator), torch.randn(n, 3, generator=generator) + 0.5
-    seconds = _best(lambda: chamfer(x, y), again=True)
+    taken = seconds(lambda: chamfer(x, y), "cpu")
     few = x if n <= 30_000 else x[:CHECKED]
     value, exact = chamfer(few, y), chamfer(few, y, backend="dense")
-    return {"n": n, "seconds": seconds, "error": float((value - exact).abs() / exact)}
-
-
-def _best(run: Callable[[], object], again: bool) -> float:
-    """Seconds of the better of two calls, or of one."""
-    times = []
-    for _ in range(2 if again else 1):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return {"n": n, "seconds": taken, "error": float((value - exact).abs() / exact)}
 
 
 def _line(row: dict) -> str:

@@ -33,7 +33,7 @@ from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 # A progress report looks at all points, sliced, or in other kernels at so many of either cloud.
 SLICED = Sliced()
 MONITORED = 4096
-# Reports of a flow, and particles at which the field of a step before one is compared with exact sums.
+# Reports of a flow, at most, and particles at which the field of a step before one is compared with exact sums.
 REPORTS, COMPARED = 20, 100
 # Seconds for which "auto" keeps to exact sums.
 PATIENCE = 60.0
@@ -176,7 +176,7 @@ class CloudFlow:
 
     def reports(self, step: int) -> bool:
         """Whether this step is followed by a report."""
-        return step % max(1, self.settings.steps // REPORTS) == 0 or step == self.settings.steps
+        return step % -(-self.settings.steps // REPORTS) == 0 or step == self.settings.steps
 
     def step(self) -> None:
         """Move all particles once; raises FloatingPointError if the steps are too long to stay finite."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.data.dataset import check_generator
-from ddeq_fast.utils.validation import check_choice, check_cloud, check_integer, check_number, check_pair, check_weights
+from ddeq_fast.data.dataset import check_batch, check_generator
+from ddeq_fast.utils.validation import check_choice, check_integer, check_number
 
 # Rotations: about the last axis of clouds in three dimensions, or any.
 ROTATIONS = ("axis", "all")
@@ -112,7 +112,7 @@ def draw_points(clouds: PointClouds, most: int, generator: torch.Generator) -> P
         Clouds (B, m, d) padded together, m = min(n, most); points keep their order and their weights.
 
     Raises:
-        TypeError, ValueError: bad shape or dtype, NaN, a cloud without weight, `most` below 1, no generator.
+        TypeError, ValueError: bad shape or dtype, NaN, `most` below 1, no generator.
     """
     points, weights = _checked(clouds, generator)
     check_integer("most", most)
@@ -124,14 +124,10 @@ def draw_points(clouds: PointClouds, most: int, generator: torch.Generator) -> P
     return PointClouds(points.gather(1, kept[..., None].expand(-1, -1, points.shape[2])), weights.gather(1, kept))
 
 
-def _checked(clouds: PointClouds, generator: torch.Generator, least: int = 1) -> tuple[Tensor, Tensor]:
-    """Points (B, n, d) in `least` dimensions or more, and their weights; raises for what is none, and no generator."""
-    points, weights = check_pair("clouds", clouds, "(points, weights)")
-    if check_cloud("clouds.points", points).dim() != 3 or points.shape[2] < least:
-        dims = f", d at least {least}" if least > 1 else ""
-        raise ValueError(f"clouds.points must have shape (B, n, d){dims}, got {tuple(points.shape)}")
+def _checked(clouds: PointClouds, generator: torch.Generator, least: int = 1) -> PointClouds:
+    """Points in `least` dimensions or more, and their weights; raises for what is none, and for no generator."""
     check_generator("generator", generator)
-    return points, check_weights("clouds.weights", weights, None, points, some=False)
+    return check_batch("clouds", clouds, least, some=False)
 
 
 def _moved(moved: Tensor, points: Tensor, weights: Tensor) -> PointClouds:

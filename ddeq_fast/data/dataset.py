@@ -18,7 +18,9 @@ from ddeq_fast.utils.validation import (
     check_integer,
     check_nonnegative,
     check_number,
+    check_pair,
     check_some_left,
+    check_weights,
 )
 
 # Share of each class to test on, of data without parts.
@@ -225,6 +227,19 @@ def generator(*seeds: int) -> torch.Generator:
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % (1 << 64)
         mixed ^= mixed >> 31
     return torch.Generator().manual_seed(mixed % (1 << 63))
+
+
+def check_batch(name: str, clouds: PointClouds, least: int = 1, some: bool = True) -> PointClouds:
+    """Points (B, n, d), d at least `least`, and weights (B, n) as they are to be used.
+
+    Raises TypeError or ValueError naming what is of another shape or dtype, NaN, a negative weight, or, if `some`, a
+    cloud without any.
+    """
+    points, weights = check_pair(name, clouds, "(points, weights)")
+    if check_cloud(f"{name}.points", points).dim() != 3 or points.shape[2] < least:
+        dims = f", d at least {least}" if least > 1 else ""
+        raise ValueError(f"{name}.points must have shape (B, n, d){dims}, got {tuple(points.shape)}")
+    return PointClouds(points, check_weights(f"{name}.weights", weights, None, points, some=some))
 
 
 def check_generator(name: str, draw: torch.Generator) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.clouds import PointClouds
-from ddeq_fast.data.dataset import check_generator
-from ddeq_fast.utils.validation import check_cloud, check_integer, check_number, check_pair, check_weights
+from ddeq_fast.data.dataset import check_batch, check_generator
+from ddeq_fast.utils.validation import check_cloud, check_integer, check_number
 
 
 class _Removal:
@@ -37,11 +37,8 @@ class _Removal:
             if check_cloud("clouds", clouds).dim() != 2:
                 raise ValueError(f"clouds without weights must be one, (n, d), got {tuple(clouds.shape)}")
             return self(PointClouds(clouds[None], clouds.new_ones(1, len(clouds))), draw)[0]
-        points, weights = check_pair("clouds", clouds, "(points, weights)")
-        if check_cloud("clouds.points", points).dim() != 3:
-            raise ValueError(f"clouds.points must have shape (B, n, d), got {tuple(points.shape)}")
-        real = check_weights("clouds.weights", weights, None, points) > 0
-        return self._observed(points, real, draw)
+        points, weights = check_batch("clouds", clouds)
+        return self._observed(points, weights > 0, draw)
 
     def _observed(self, points: Tensor, real: Tensor, draw: torch.Generator) -> Tensor:
         raise NotImplementedError

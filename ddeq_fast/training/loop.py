@@ -41,9 +41,8 @@ from ddeq_fast.utils.signals import stop_on_signal
 from ddeq_fast.utils.validation import choose_device
 
 _GENERATORS = threading.RLock()
-_WEIGHTS, _JITTER, _STEP, _POINTS, _ROTATION, _SCALING, _NOISE = range(
-    7
-)  # streams of random numbers; a task has others
+# Streams of random numbers; a task has others.
+_WEIGHTS, _JITTER, _STEP, _POINTS, _ROTATION, _SCALING, _NOISE = range(7)
 BuildModel = Callable[[Config, Dataset], nn.Module]
 
 

@@ -33,19 +33,16 @@ _MNIST = {**_PAPER, "data": "mnist", "intensity": "none", "epochs": 5, "step_epo
 _MODELNET = {**_PAPER, "data": "modelnet40-s", "cross_layers": 3, "epochs": 20, "step_epochs": 8, "step_factor": 0.1}
 _COMPLETE = {"task": "complete", "cross_layers": 3, "clusters": 2, "growth": 1.275, "entropy": 1e-6}
 
-# Learned labels, Muon, and a Jacobian penalty along the residual: of what was tried on clouds split off the training
-# part, the most accurate in its time.
-_LABELLED = {
-    "dim_label": 8,
-    "x_layers": 2,
-    "jacobian": 0.05,
-    "jacobian_direction": "residual",
-    "optimizer": "muon",
-    "lr": 6e-3,
-}
+# Of what was tried on clouds split off the training part, the most accurate in its time: Muon, and a Jacobian penalty
+# along the residual.
+_TRAINED = {"jacobian": 0.05, "jacobian_direction": "residual", "optimizer": "muon", "lr": 6e-3}
+
+# Learned labels.
+_LABELLED = {**_TRAINED, "dim_label": 8, "x_layers": 2}
 
 # Labelled particles in completion, solved to a residual of 1e-2.
 _LABELLED_COMPLETION = {
+    **_TRAINED,
     "task": "complete",
     "start": "even",
     "mass": "learned",
@@ -54,10 +51,6 @@ _LABELLED_COMPLETION = {
     "dim_hidden": 256,
     "cross_layers": 2,
     "tol": 1e-2,
-    "jacobian": 0.05,
-    "jacobian_direction": "residual",
-    "optimizer": "muon",
-    "lr": 6e-3,
     "batch_size": 32,
     "batching": "by-length",
     "warmup": 200,

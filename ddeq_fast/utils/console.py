@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
@@ -79,12 +80,20 @@ class _Deaf:
         return sys.stderr.fileno()
 
 
+# Seconds between lines of progress where there is no terminal.
+QUIET = 60.0
+
+
 class Bar:
-    """A progress bar of steps on standard error, in terminals alone; whatever goes wrong with it ends it alone."""
+    """A progress bar of steps on standard error; elsewhere than in terminals a line a minute, if there is text for it.
+
+    Whatever goes wrong with it ends it alone.
+    """
 
     def __init__(self, total: int, done: int, shown: bool = True):
         make = require("tqdm", "train").tqdm
         self._bar, file = None, _Deaf()
+        self._total, self._done, self._shown, self._said = total, done, shown, time.monotonic()
         if shown and file.isatty():
             self._try(lambda: make(total=total, initial=done, unit="step", file=file))
 
@@ -100,7 +109,12 @@ class Bar:
 
     def step(self, text: str | None = None) -> None:
         """One more step is done; `text` stands behind the bar from now on."""
-        if self._bar is not None:
+        self._done += 1
+        if self._bar is None:
+            if text is not None and self._shown and time.monotonic() - self._said >= QUIET:
+                self._said = time.monotonic()
+                say(f"step {self._done} of {self._total}: {text}", error=True)
+        else:
             if text is not None:
                 self._try(lambda: self._bar.set_postfix_str(text))
             self._try(lambda: self._bar.update())

@@ -19,7 +19,7 @@ MAX_DIMENSION = 1024
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
 # away after all, it stays small.
 TILE = 1 << 23
-SOURCES = 1 << 14
+SOURCES = 1 << 12
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor
 
 from ddeq_fast.sums.backends import keops_build
 from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
-from ddeq_fast.utils.optional import install
+from ddeq_fast.utils.optional import available, install
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     """Needs pykeops, a C++ compiler, a cache folder, single or double precision and elementary kernels."""
-    if importlib.util.find_spec("pykeops") is None:
+    if not available("pykeops"):
         return f"pykeops is not installed: {install('keops')}"
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         return "pykeops needs a C++ compiler, and none of c++, g++, clang++ is on the path"

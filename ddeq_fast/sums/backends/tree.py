@@ -178,9 +178,9 @@ class _Check:
         self, x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, wanted: tuple[bool, bool], allowed: float
     ):
         self.x, self.allowed = x, allowed
-        self._sample = functools.partial(
-            sampled.Sample, dense.evaluate, kernel, (x[None], y[None], v[None]), wanted=wanted
-        )
+        clouds = x[None], y[None], v[None]
+        exact = _exact_backend(clouds[0][:, :SAMPLE], clouds[1], kernel)
+        self._sample = functools.partial(sampled.Sample, exact.evaluate, kernel, clouds, wanted=wanted)
         self.chance = self._sample(sampled.some(len(x), SAMPLE, seed=0))
 
     def passes(self, u: Tensor | None, f: Tensor | None) -> bool:

@@ -6,7 +6,6 @@ With the environment variable TRITON_INTERPRET=1, set before Python starts, they
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums.radial import RadialKernel, elementary, unknown
-from ddeq_fast.utils.optional import install
+from ddeq_fast.utils.optional import available, install
 from ddeq_fast.utils.validation import check_choice
 
 OLDEST = (3, 4)
@@ -26,7 +25,7 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     """Needs a GPU of compute capability 8.0, an elementary kernel or a mixture of them."""
     if x.device.type != "cuda" and not (_interpreted() and x.device.type == "cpu"):
         return f"needs a tensor on a GPU (or TRITON_INTERPRET=1 for the CPU), got one on {x.device.type}"
-    if importlib.util.find_spec("triton") is None:
+    if not available("triton"):
         return f"triton is not installed: {install('triton')}"
     if _version() < OLDEST:
         return f"needs triton {'.'.join(map(str, OLDEST))} or above, got {'.'.join(map(str, _version()))}"
