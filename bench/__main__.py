@@ -7,8 +7,22 @@ import importlib
 import sys
 from pathlib import Path
 
-_SUMS = ("micro", "paired", "large", "tolerance", "nufft", "calibrate", "roofline", "tune")
-COMMANDS = ("layer", "study", *_SUMS, "compare", "train", "gpu")
+COMMANDS = (
+    "layer",
+    "study",
+    "micro",
+    "paired",
+    "large",
+    "tolerance",
+    "peers",
+    "nufft",
+    "calibrate",
+    "roofline",
+    "tune",
+    "compare",
+    "train",
+    "gpu",
+)
 
 
 def _summary(name: str) -> str:

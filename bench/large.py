@@ -118,8 +118,8 @@ def measure(method: str, n: int) -> dict:
 
 
 def time_and_memory(run: Callable[[], object]) -> dict:
-    """ "seconds", of the best of a second's worth of calls and of several short ones; "peak_bytes" beyond those before,
-    of the first."""
+    """ "seconds", of the best of a second's worth of calls and of several short ones, and "peak_bytes" beyond those
+    before, of the first."""
     _trim()
     started = time.perf_counter()
     memory = peak_memory(run, "cpu")

@@ -22,7 +22,7 @@ def describe() -> dict[str, str | int]:
         "torch": torch.__version__,
     }
     if torch.cuda.is_available():
-        found["triton"] = _version("triton")
+        found["triton"] = version("triton")
     return found
 
 
@@ -45,7 +45,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed distribution, or "none"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
