@@ -158,7 +158,7 @@ def worthwhile(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
 
     A function of shapes and those alone: the same program chooses the same backends, however often it is resumed.
     """
-    pairs, d = x.shape[0] * x.shape[1] * y.shape[1], x.shape[2]
+    pairs, d = math.prod(x.shape[:-1]) * y.shape[-2], x.shape[-1]
     entry = _entry(name, d)
     if entry is None or calls() * pairs < _least(entry["first"]) or torch.compiler.is_compiling():
         return False
