@@ -11,6 +11,7 @@ COMMANDS = (
     "layer",
     "study",
     "micro",
+    "paired",
     "large",
     "tolerance",
     "peers",

@@ -80,6 +80,9 @@ CASES = [
     *_ladder("sums-d3-gaussian", {"cpu": (4096,), "cuda": (65536,)}, "sums", 3, kernel=Gaussian(1.0)),
     *_ladder("sums-d3", {"cuda": (16384,)}, "sums", 3, dtype=torch.float64, tolerance=1e-13),
     *_ladder("sums-d128", {"cpu": (256, 1024, 4096), "cuda": (1024, 4096, 16384)}, "sums", 128),
+    *(Case(f"sums-d{d}", "sums", 5000, d, devices=("cpu",)) for d in (16, 32, 64, 128)),
+    Case("sums-d64", "sums", 5000, 64, devices=("cpu",), dtype=torch.float64, tolerance=1e-14),
+    Case("tangent-d64", "tangent", 5000, 64, devices=("cpu",), tolerance=1e-5),
     *_ladder("tangent-d3", {"cpu": (1024, 4096), "cuda": (16384, 65536)}, "tangent", 3, tolerance=1e-5),
     *_ladder("mmd-b64-d128", {"cpu": (20,), "cuda": (20,)}, "mmd", 128, batch=64, tolerance=1e-5),
 ]

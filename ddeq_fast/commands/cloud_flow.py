@@ -137,7 +137,7 @@ class CloudFlow:
         def seconds(name: str) -> float:
             able = backends.get(name).unsupported(x, sources, self.kernel) is None
             step = self.step_seconds(name) if able else None
-            return math.inf if step is None else costs.first_seconds(name) + self.settings.steps * step
+            return math.inf if step is None else costs.first_seconds(name, self.x.shape[1]) + self.settings.steps * step
 
         exact = min(("dense", "compiled"), key=seconds)
         if backends.tolerance(self._asked) is not None:

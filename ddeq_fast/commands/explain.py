@@ -144,7 +144,7 @@ def _cost(name: str, shape: _Shape, x: Tensor, y: Tensor, kernel: RadialKernel) 
     return {
         "backend": name,
         "reason": reason,
-        "first_seconds": None if seconds is None else seconds + costs.first_seconds(name),
+        "first_seconds": None if seconds is None else seconds + costs.first_seconds(name, shape[3]),
         "seconds": seconds,
         "bytes": needed,
         "exact": backends.exact(name),

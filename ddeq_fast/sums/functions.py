@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums import backends, third
-from ddeq_fast.sums.backends import compiled
+from ddeq_fast.sums.backends import programs
 from ddeq_fast.sums.encoding import alive, decode
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.sums.ranges import in_range
@@ -133,17 +133,17 @@ def _prepare_torch() -> None:
     Where it cannot, sums do without it: they need no compiled code, and the folder of this package is there already.
     """
     try:
-        os.makedirs(compiled.code_folder(), exist_ok=True)
+        os.makedirs(programs.code_folder(), exist_ok=True)
     except OSError:
-        before = os.environ.get(compiled.VARIABLE)
-        os.environ[compiled.VARIABLE] = str(Path(__file__).parent)
+        before = os.environ.get(programs.VARIABLE)
+        os.environ[programs.VARIABLE] = str(Path(__file__).parent)
         try:
             import torch._dynamo  # noqa: F401
         finally:
             if before is None:
-                del os.environ[compiled.VARIABLE]
+                del os.environ[programs.VARIABLE]
             else:
-                os.environ[compiled.VARIABLE] = before
+                os.environ[programs.VARIABLE] = before
 
 
 def _operator(op, kernel):

@@ -240,7 +240,15 @@ def test_dense(dtype, d):
 
 
 @COMPILER
-@pytest.mark.parametrize(("dtype", "d", "names"), [(torch.float32, 2, MIXTURES), (torch.float64, 3, EXPONENTS)])
+@pytest.mark.parametrize(
+    ("dtype", "d", "names"),
+    [
+        (torch.float32, 2, MIXTURES),
+        (torch.float64, 3, EXPONENTS),
+        (torch.float32, 9, ["mixture 0.7"]),
+        (torch.float32, 40, ["mixture 0.7"]),
+    ],
+)
 def test_compiled(dtype, d, names):
     assert run(SUMS, "compiled", dtype, d, names) == []
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddeq_fast.sums.backends import dense, memory, sliced, spectra
+from ddeq_fast.sums.backends import dense, memory, products, sliced, spectra
 from ddeq_fast.sums.radial import RadialKernel
 from ddeq_fast.utils.validation import check_integer
 
@@ -60,6 +60,12 @@ def table() -> dict:
     return json.loads(PATH.read_text(encoding="utf-8"))
 
 
+def _entry(name: str, d: int) -> dict | None:
+    """Measurements of a backend in d dimensions, of compiled matrix products those of "products"; None without any."""
+    high = name == "compiled" and d > dense.DIFFERENCE_DIMENSION
+    return table()["backends"].get("products" if high else name)
+
+
 def kind(term: RadialKernel) -> str:
     """What the table knows an elementary kernel as; one that is not in it counts as a general power."""
     code = getattr(term, "code", POWER)
@@ -73,7 +79,9 @@ def pair_seconds(name: str, d: int, kernel: RadialKernel, dtype: torch.dtype) ->
 
 @functools.lru_cache(maxsize=1024)
 def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype) -> float:
-    entry = table()["backends"][name]
+    entry = _entry(name, d)
+    if entry is None:
+        raise KeyError(name)
     dimensions, times = zip(*sorted((int(key), value) for key, value in entry["pairs"].items()), strict=True)
     # Between measurements on a line, above the last in proportion to the dimension.
     seconds = float(np.interp(d, dimensions, times)) * max(1, d / dimensions[-1])
@@ -81,9 +89,9 @@ def _pair_seconds(name: str, d: int, kinds: tuple[str, ...], dtype: torch.dtype)
     return seconds * (entry["float64"] if dtype == torch.float64 else 1)
 
 
-def first_seconds(name: str) -> float:
-    """What the first call of a backend takes longer, to compile."""
-    return table()["backends"].get(name, {}).get("first", 0.0)
+def first_seconds(name: str, d: int) -> float:
+    """What the first call of a backend in d dimensions takes longer, to compile."""
+    return (_entry(name, d) or {}).get("first", 0.0)
 
 
 def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKernel, dtype: torch.dtype) -> float | None:
@@ -91,10 +99,10 @@ def call_seconds(name: str, shape: tuple[int, int, int, int], kernel: RadialKern
 
     shape: (clouds B, targets m, sources n, dimension d).
     """
-    entry = table()["backends"].get(name)
+    batch, m, n, d = shape
+    entry = _entry(name, d)
     if entry is None:
         return None
-    batch, m, n, d = shape
     if "tree" in entry:  # kernels without a field of trees are summed exactly
         fields = all(kind(term) in entry["fields"] for _, term in kernel.terms())
         return tree_seconds(shape, kernel) if fields else call_seconds("compiled", shape, kernel, dtype)
@@ -139,6 +147,8 @@ def call_bytes(name: str, shape: tuple[int, int, int, int], itemsize: int, devic
     if name == "dense":
         size = dense.pair_bytes(d, itemsize)
         return min(batch * m * n, memory.tile_pairs(device, size)) * size
+    if name == "compiled" and d > dense.DIFFERENCE_DIMENSION:
+        return products.call_bytes(shape, itemsize, device)
     entry = table()["backends"].get(name)
     return None if entry is None else int(batch * (m + n) * (entry["point_bytes"] + entry["number_bytes"] * d))
 
@@ -148,16 +158,17 @@ def worthwhile(name: str, x: Tensor, y: Tensor, kernel: RadialKernel) -> bool:
 
     A function of shapes and those alone: the same program chooses the same backends, however often it is resumed.
     """
-    pairs = x.shape[0] * x.shape[1] * y.shape[1]
-    if calls() * pairs < _least(name) or torch.compiler.is_compiling():
+    pairs, d = math.prod(x.shape[:-1]) * y.shape[-2], x.shape[-1]
+    entry = _entry(name, d)
+    if entry is None or calls() * pairs < _least(entry["first"]) or torch.compiler.is_compiling():
         return False
-    saved = pair_seconds("dense", x.shape[2], kernel, x.dtype) - pair_seconds(name, x.shape[2], kernel, x.dtype)
-    return calls() * pairs * saved * _threads() > first_seconds(name)
+    saved = pairs * (pair_seconds("dense", d, kernel, x.dtype) - pair_seconds(name, d, kernel, x.dtype)) * _threads()
+    return calls() * (saved + table()["backends"]["dense"]["call"] - entry["call"]) > entry["first"]
 
 
 @functools.cache
-def _least(name: str) -> float:
+def _least(first: float) -> float:
     """Pairs in all calls below which a backend hardly ever pays, whatever the kernel: what a sum is asked first."""
     backends = table()["backends"]
     slowest = max(backends["dense"]["pairs"].values()) * max(1, backends["dense"]["float64"]) * 8
-    return backends[name]["first"] / slowest
+    return first / slowest

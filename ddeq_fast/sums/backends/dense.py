@@ -80,28 +80,33 @@ def _tangent_low(kernel, targets, sources):
     (x, s), (y, v, t) = targets, sources
     d, move = x[:, :, None] - y[:, None], s[:, :, None] - t[:, None]
     q, along = torch.linalg.vecdot(d, d), torch.linalg.vecdot(d, move)
-    phi, (bend, inverse) = kernel.phi(q) * v[:, None], _bend(kernel, q, v[:, None], along)
+    phi, (bend, inverse) = kernel.phi(q) * v[:, None], bending(kernel, q, v[:, None], along)
     f = phi[..., None, :] @ move + bend[..., None, :] @ d.mul_(inverse[..., None])
     return torch.linalg.vecdot(phi, along), f.squeeze(-2)
 
 
-def _bend(kernel, q: Tensor, v: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+def bending(kernel, q: Tensor, v: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
     """v c(q) <d/|d|, s - t> and 1/|d|, the factors of d/|d| apart: their product may overflow. along = <d, s - t>."""
     inverse = torch.where(q > 0, q, 1).rsqrt()
     return kernel.curvature(q) * v * (along * inverse), inverse
 
 
+def centred(x: Tensor, y: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Clouds less the centre of y with masses (B, n); sources without mass, which may lie anywhere, at the centre."""
+    centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
+    return x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
+
+
 class _Products:
     """Squared distances q (B, m, n) of a tile by a matrix product, and its near pairs from their differences.
 
-    `mass` (B, n) is zero where a source has no influence: padding, which may lie anywhere and is moved to the centre.
-    If `forces`, pairs of a point with itself do not matter beyond their distance: of a cloud on itself they are many.
+    `mass` (B, n) is zero where a source has no influence: padding. If `forces`, pairs of a point with itself do not
+    matter beyond their distance: of a cloud on itself they are many.
     """
 
     def __init__(self, x: Tensor, y: Tensor, mass: Tensor, *, forces: bool):
         self.given = x, y
-        centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
-        self.x, self.y = x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
+        self.x, self.y = centred(x, y, mass)
         size = torch.linalg.vecdot(self.x, self.x)[:, :, None] + torch.linalg.vecdot(self.y, self.y)[:, None]
         self.q = torch.baddbmm(size, self.x, self.y.mT, alpha=-2)
         self.close = self.q <= size.mul_(NEAR)
@@ -123,14 +128,19 @@ class _Products:
 
     def near(self):
         """Indices (cloud, target, source) of near pairs, a few at a time."""
-        return (part.unbind(1) for part in self.pairs.split(max(1, NEAR_NUMBERS // self.x.shape[2])) if len(part))
+        return parts(self.pairs, self.x.shape[2])
 
     def without_near(self, weights: Tensor) -> Tensor:
         """Weights (B, m, n) with zeros at near pairs, in place."""
         return weights.masked_fill_(self.close, 0)
 
 
-def _add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
+def parts(pairs: Tensor, d: int):
+    """Indices (cloud, target, source) of pairs (pairs, 3) in d dimensions, a few at a time."""
+    return (part.unbind(1) for part in pairs.split(max(1, NEAR_NUMBERS // d)) if len(part))
+
+
+def add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
     """total[b, i] += terms, with repeated indices."""
     total.view(-1, *total.shape[2:]).index_add_(0, b * total.shape[1] + i, terms)
 
@@ -146,7 +156,7 @@ def _evaluate_high(kernel, potential, field, targets, sources):
     w = tile.without_near(w)
     f = w.sum(-1, keepdim=True) * tile.x - w @ tile.y
     for b, i, j, weight in forces:
-        _add(f, b, i, weight * tile.difference(b, i, j))
+        add(f, b, i, weight * tile.difference(b, i, j))
     return u, f
 
 
@@ -159,12 +169,12 @@ def _tangent_high(kernel, targets, sources):
     along = torch.baddbmm(along, x, t.mT, alpha=-1)
     for b, i, j in tile.near():
         along[b, i, j] = torch.linalg.vecdot(tile.difference(b, i, j), s[b, i] - t[b, j])
-    phi, (bend, inverse) = kernel.phi(tile.q) * v[:, None], _bend(kernel, tile.q, v[:, None], along)
+    phi, (bend, inverse) = kernel.phi(tile.q) * v[:, None], bending(kernel, tile.q, v[:, None], along)
     du = torch.linalg.vecdot(phi, along)
     rest = [tuple(part[b, i, j, None] for part in (phi, bend, inverse)) for b, i, j in tile.near()]
     # The order of the last product matters to near pairs alone, whose curvature is large.
     phi, bend = tile.without_near(phi), tile.without_near(bend.mul_(inverse))
     df = phi.sum(-1, keepdim=True) * s - phi @ t + bend.sum(-1, keepdim=True) * x - bend @ y
     for (b, i, j), (slope, curve, shrink) in zip(tile.near(), rest, strict=True):
-        _add(df, b, i, slope * (s[b, i] - t[b, j]) + curve * (shrink * tile.difference(b, i, j)))
+        add(df, b, i, slope * (s[b, i] - t[b, j]) + curve * (shrink * tile.difference(b, i, j)))
     return du, df

@@ -11,17 +11,19 @@ from ddeq_fast.sums import backends
 from ddeq_fast.sums.backends import costs
 
 MEMORY = {"point_bytes": 8, "number_bytes": 4}
+KERNELS = {"kernels": dict.fromkeys(("riesz_1", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
 # A machine on which a pair costs 10 ns dense and 1 ns compiled in every dimension, and compiling takes 9 s.
 TABLE = {
     "machine": {"cpu": "a processor"},
     "threads": 1,
     "backends": {
         name: {"call": 1e-4, "first": first, "pairs": {"1": pair, "4": pair, "8": 4 * pair}, "float64": 2.0}
-        | {"kernels": dict.fromkeys(("riesz_1", "power", "gaussian", "laplacian", "inverse_multiquadric"), 1.0)}
+        | KERNELS
         | MEMORY
         for name, first, pair in (("dense", 0.0, 1e-8), ("compiled", 9.0, 1e-9), ("keops", 10.0, 1e-8))
     }
     | {"sliced": {"call": 1e-3, "directions": 64, "points": 1e-9, "grid": 1e-8, "frequencies": 1e-9} | MEMORY}
+    | {"products": {"call": 2e-3, "first": 9.0, "pairs": {"9": 1e-9}, "float64": 2.0} | KERNELS}
     | {"tree": {"call": 0.01, "tree": {"riesz_1": {"3": 1e-5}}, "fields": ["riesz_1"]} | MEMORY},
 }
 
@@ -57,7 +59,7 @@ def test_auto_compiles_where_ten_calls_save_more_than_compiling_takes(machine):
     assert taken(5_100, 5_100, d=8) == "compiled" and taken(4_900, 4_900, d=8) == "dense"
     assert taken(7_000, 7_000, d=6) == "compiled", "between the dimensions that were measured"
     assert taken(7_100, 7_100, kernel=Riesz(1.0) + Gaussian(1.0)) == "compiled"
-    assert taken(100_000, 100_000, d=9) == "dense", "where it cannot"
+    assert taken(100_000, 100_000, d=1025) == "dense", "where it cannot"
 
 
 def test_expected_calls_compile_smaller_sums(machine):
@@ -72,6 +74,16 @@ def test_expected_calls_compile_smaller_sums(machine):
         pass
     with pytest.raises(TypeError, match="count must be an integer, got str"), backends.expected_calls("10"):
         pass
+
+
+def test_above_eight_dimensions_other_code_is_measured(machine):
+    """A pair costs 5 d ns dense and d / 9 ns by products, and a call 1.9 ms more: from 9 s / 10 + 1.9 ms on."""
+    least = (0.9 + 1.9e-3) / 44e-9
+    assert taken(1, int(0.99 * least), d=9) == "dense" and taken(1, int(1.01 * least), d=9) == "compiled"
+    with backends.expected_calls(10**9):  # compiling is free, calls are not
+        assert taken(1, int(0.99 * 1.9e-3 / 44e-9), d=9) == "dense"
+        assert taken(1, int(1.01 * 1.9e-3 / 44e-9), d=9) == "compiled"
+    assert costs.call_bytes("compiled", (1, 100, 200, 10), 4, torch.device("cpu")) == 4 * (6 * 20_000 + 2 * 300 * 10)
 
 
 def test_more_threads_pay_later(machine, monkeypatch):
@@ -90,9 +102,10 @@ def test_the_committed_table_is_complete():
     for name in ("dense", "compiled", "keops"):
         for kernel in (Riesz(1.0), Riesz(0.5), Gaussian(2.0)):
             assert 0 < costs.pair_seconds(name, 5, kernel, torch.float64) < 1e-5
-    assert costs.first_seconds("compiled") > 0 == costs.first_seconds("dense")
+    assert costs.first_seconds("compiled", 3) > 0 == costs.first_seconds("dense", 3)
     assert costs.table()["machine"]["cpu"]
-    assert taken(100_000, 100_000) == "compiled" and taken(10, 10) == "dense"
+    for d in (3, 16, 128):
+        assert taken(100_000, 100_000, d) == "compiled" and taken(10, 10, d) == "dense"
 
 
 def test_beyond_the_table_cost_grows_with_the_dimension(machine):

@@ -21,6 +21,7 @@ EAGER = [
 # Compiled or interpreted, hence slow: one dimension and few examples.
 SLOW = [
     ("compiled", torch.float32, (3,), 1e-5),
+    ("compiled", torch.float32, (9, 40), 1e-5),
     ("keops", torch.float64, (3,), 1e-12),
     ("triton", torch.float32, (3,), 1e-5),
 ]
