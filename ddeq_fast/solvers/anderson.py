@@ -18,45 +18,56 @@ LARGEST_DEPTH = 1000
 
 
 class History(NamedTuple):
-    """The last iterates z_j and their residuals F(z_j) - z_j, both (B, depth, size), newest first."""
+    """The last iterate z and its residual g = F(z) - z, (B, size), and a ring of the last differences between one
+    iterate and the next, of both, divided by the length of that of g: (B, depth - 1, size).
+
+    slot: where the next difference goes, (B,) int64, a tensor so that a recorded step moves on with it.
+    """
 
     z: Tensor
     g: Tensor
+    dz: Tensor
+    dg: Tensor
+    slot: Tensor
 
 
 def empty_history(z: Tensor, depth: int) -> History:
-    """A history of zeros for iterates shaped like z (B, ...)."""
-    shape = (z.shape[0], depth, z[0].numel())
-    return History(z.new_zeros(shape), z.new_zeros(shape))
+    """The history of `depth` iterates shaped like z (B, ...) before the first one."""
+    flat = z.flatten(1)
+    ring = flat.new_zeros(len(z), depth - 1, flat.shape[1])
+    slot = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    return History(torch.zeros_like(flat), torch.zeros_like(flat), ring, ring.clone(), slot)
 
 
 def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge: float) -> tuple[Tensor, History]:
-    """The next iterate after z, y = F(z), and the history with this pair in it.
+    """The next iterate after z, y = F(z), and the history with this pair in it, whose ring is written in place.
 
     Of all affine combinations of the stored residuals the one of least norm is taken, and the same combination
     of iterates, moved by `mixing` times that residual. `ridge` regularises the normal equations, whose rows
-    are scaled to unit norm.
+    have unit norm.
     """
-    flat_z, flat_g = z.flatten(1), (y - z).flatten(1)
-    depth = history.z.shape[1]
-    others, move, gain = min(step, depth - 1), flat_z, flat_g
-    if others:
-        dz = history.z[:, :others] - flat_z[:, None]
-        dg = history.g[:, :others] - flat_g[:, None]
+    flat_z = z.flatten(1)
+    flat_g = y.flatten(1) - flat_z
+    found = torch.add(flat_z, flat_g, alpha=mixing)
+    depth, slot = history.dz.shape[1], history.slot
+    if step:
+        dg = flat_g - history.g
         norm = torch.linalg.vector_norm(dg, dim=-1, keepdim=True)
         # Differences of the size of rounding errors say nothing, and would extrapolate to infinity.
-        floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1)
-        inverse = torch.where(norm > floor[:, None, None], 1 / norm, 0)
-        unit = dg * inverse
-        gram = (unit @ unit.mT).double()
+        floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1, keepdim=True)
+        inverse = torch.where(norm > floor, 1 / norm, 0)
+        history.dz.index_copy_(1, slot[:1], (flat_z - history.z).mul_(inverse)[:, None])
+        history.dg.index_copy_(1, slot[:1], dg.mul_(inverse)[:, None])
+        slot = (slot + 1) % depth
+        dz, dg = (ring[:, : min(step, depth)] for ring in (history.dz, history.dg))
+        gram = (dg @ dg.mT).double()
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
-        right = (unit @ flat_g[..., None]).double()
+        right = (dg @ flat_g[..., None]).double()
         gamma = torch.linalg.solve_ex(gram, right).result
-        gamma = torch.where(gamma.isfinite(), gamma, 0).to(z.dtype) * inverse
-        move = flat_z - (gamma.mT @ dz).squeeze(1)
-        gain = flat_g - (gamma.mT @ dg).squeeze(1)
-    kept = (torch.cat((flat[:, None], old[:, :-1]), 1) for flat, old in zip((flat_z, flat_g), history, strict=True))
-    return (move + mixing * gain).view_as(z), History(*kept)
+        gamma = torch.where(gamma.isfinite(), gamma, 0).to(z.dtype).mT
+        found = torch.baddbmm(found[:, None], gamma, dz, alpha=-1)
+        found = torch.baddbmm(found, gamma, dg, alpha=-mixing).squeeze(1)
+    return found.view_as(z), history._replace(z=flat_z, g=flat_g, slot=slot)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -53,7 +53,7 @@ class Recording:
 
     def __call__(self, z: Tensor, state) -> tuple:
         """(F(z), next cloud, next state, direction); all but the cloud are overwritten by the next call."""
-        _copy((z, state), (self.z, self.state))
+        _copy((state, z), (self.state, self.z))  # in this order: a state may hold the last cloud, which `self.z` is
         self.replay()
         y, proposal, state, direction = self.results
         return y, proposal.clone(), state, direction

@@ -231,8 +231,10 @@ class _Run:
         """Take down residuals and clouds of the moving samples; return those that go on."""
         solver, rows, problem = self.solver, self.rows, self.problem
         # One that has overflown would make all others small beside it.
-        finite = squared.isfinite() & problem.present(z).isfinite().all(-1).all(-1)
-        finite &= problem.present_image(y).isfinite().all(-1).all(-1)
+        finite = squared.isfinite()
+        if solver.stop_on == "gradient":  # which says nothing of the clouds themselves
+            finite &= problem.present(z).isfinite().all(-1).all(-1)
+            finite &= problem.present_image(y).isfinite().all(-1).all(-1)
         squared = squared.masked_fill(~finite, torch.nan)
         if solver.stop_together:
             squared = squared.mean().expand_as(squared)

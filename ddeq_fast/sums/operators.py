@@ -64,4 +64,6 @@ def energy_plain(z: Tensor, w: Tensor, kernel: RadialKernel, backend: str) -> Te
     chosen = backends.get(backends.resolve(backend, z, z, kernel))
     if hasattr(chosen, "energy"):
         return chosen.energy(z, w, kernel, False)[0]
-    return (w * chosen.evaluate(z, z, w, kernel, True, False)[0]).sum(-1)
+    u = chosen.evaluate(z, z, w, kernel, True, False)[0]
+    assert u is not None  # it was asked for
+    return (w * u).sum(-1)

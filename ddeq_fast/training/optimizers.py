@@ -63,9 +63,9 @@ class Muon(torch.optim.Optimizer):
                 self._step(matrices, group["lr"], group["weight_decay"])
         return loss
 
-    def _step(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        """Move matrices of one shape."""
-        gradients, states = [m.grad for m in matrices], [self.state[m] for m in matrices]
+    def _step(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
+        """Move matrices of one shape, all with a gradient."""
+        gradients, states = [m.grad for m in matrices if m.grad is not None], [self.state[m] for m in matrices]
         for matrix, state in zip(matrices, states, strict=True):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)

@@ -23,6 +23,9 @@ from ddeq_fast.sums.radial import RadialKernel
 DIFFERENCE_DIMENSION = 8
 # Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
 NEAR = 1 / 64
+# Pairs of a cloud whose distances alone, without forces, are formed from differences all the same: to look for near
+# pairs takes longer.
+FEW_PAIRS = 1 << 10
 # Matrices alive at once, beside differences: squared distances, kernel values and what those are made of.
 MATRICES = 10
 # Numbers that the differences of near pairs may hold at once.
@@ -94,7 +97,8 @@ def bending(kernel, q: Tensor, v: Tensor, along: Tensor) -> tuple[Tensor, Tensor
 def centred(x: Tensor, y: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Clouds less the centre of y with masses (B, n); sources without mass, which may lie anywhere, at the centre."""
     centre = (mass[:, None] @ y) / mass.sum(-1).clamp_min(torch.finfo(y.dtype).tiny)[:, None, None]
-    return x - centre, (y - centre).masked_fill((mass == 0)[..., None], 0)
+    moved = x - centre
+    return moved, (moved if y is x else y - centre).masked_fill((mass == 0)[..., None], 0)
 
 
 class _Products:
@@ -147,6 +151,11 @@ def add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
 
 def _evaluate_high(kernel, potential, field, targets, sources):
     (x,), (y, v) = targets, sources
+    if not field and x.device.type == "cpu" and x.shape[1] * y.shape[1] <= FEW_PAIRS:
+        here = v != 0
+        y = y if bool(here.all()) else y.masked_fill(~here[..., None], 0)  # padding may lie anywhere
+        q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        return torch.matmul(kernel.k(q), v[..., None]).squeeze(-1), None
     tile = _Products(x, y, v.abs(), forces=True)
     u = torch.matmul(kernel.k(tile.q), v[..., None]).squeeze(-1) if potential else None
     if not field:
