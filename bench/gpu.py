@@ -1,4 +1,4 @@
-"""Everything that needs a GPU in one command under 9 minutes: benchmarks, the layer, CUDA graphs, tests.
+"""Everything that needs a GPU in one command under 9 minutes: benchmarks, layers, CUDA graphs, training, tests.
 
 Run from a checkout; the package need not be installed. torch, numpy and triton are needed. The tests also need pytest,
 pytest-xdist, pytest-benchmark and hypothesis. pykeops has a column of the table where it is installed, for example with
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bench import layer, machine, options, processes, report
+from bench import gpu_models, layer, machine, options, processes, report
 from bench.cases import CASES, METHODS, Case, refusal
 from bench.measure import WrongResult, graph_seconds, peak_memory, prepare, seconds
 from ddeq_fast.utils.units import duration
@@ -122,6 +122,26 @@ def whole_layer(session: Session) -> None:
         session.lines[f"layer, {dtype}"] = "\n" + layer.report(layer.measure(args), args)
 
 
+def labelled(session: Session) -> None:
+    """Labelled particles."""
+    session.lines["labelled classifier, forward"] = gpu_models.labelled(session.device)
+
+
+def to_tolerance(session: Session) -> None:
+    """Large sums, exact and not."""
+    for n in (65_536, 1_000_000):
+        for name, line in gpu_models.to_tolerance(session.device, n).items():
+            session.lines[f"potential and field, d=3, {n:,} points, {name}"] = line
+
+
+def training(session: Session) -> None:
+    """Throughput of training; the digits are in scikit-learn."""
+    if importlib.util.find_spec("sklearn") is None:
+        session.skipped.append("training: scikit-learn not installed")
+        return
+    session.lines["training, digits"] = gpu_models.training(session.device, "digits", 60, 60)
+
+
 def tests(session: Session) -> None:
     """The tests marked `gpu`, in several processes, for most of their time is that of the compiler."""
     needed = ("pytest", "xdist", "pytest_benchmark", "hypothesis")
@@ -148,6 +168,9 @@ PARTS: dict[str, tuple[Callable[[Session], None], float]] = {
     "memory": (memory, 20),
     "micro": (micro, 60),
     "layer": (whole_layer, 90),
+    "labelled": (labelled, 20),
+    "tolerance": (to_tolerance, 40),
+    "training": (training, 60),
     "tests": (tests, 150),
 }
 

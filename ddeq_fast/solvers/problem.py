@@ -289,7 +289,7 @@ class Pushforward:
         a, b = self.measures(points[:, :n], points[:, n:])
         charges, sums = torch.cat((a, -b), -1), energy if points.requires_grad else energy_plain
         least, most = torch.aminmax(points.detach())
-        if -_WIDEST < least and most < _WIDEST and not points.requires_grad:
+        if least > -_WIDEST and most < _WIDEST and not points.requires_grad:
             return sums(points, charges, kernel, backend).clamp_min(0)
         # The sums refuse a batch for the sake of one cloud whose squares float64 does not hold.
         size = points.detach().abs().amax((1, 2))

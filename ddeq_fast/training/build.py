@@ -66,6 +66,8 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
 def make_solver(config: Config) -> solvers.Solver:
     """The solver of the equilibrium."""
     options: dict[str, Any] = {"tol": config.tol, "max_steps": config.max_steps}
+    if config.cuda_graph:  # a solver of a user's own need not have it
+        options["cuda_graph"] = True
     if config.solver == "flow":
         options |= {"lr": config.flow_lr, "lr_decay": (config.flow_decay, 1), "gradient": config.flow_gradient}
     return solvers.make(config.solver, **options)

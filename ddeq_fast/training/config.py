@@ -173,6 +173,11 @@ class Config:
         choices=("autodiff", "witness"),
     )
 
+    cuda_graph: bool = _solver(
+        False,
+        "on a GPU, record the solver's step in a CUDA graph: shorter solves of small clouds; of clouds of one size",
+    )
+
     backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)
     phantom_steps: int = _gradient(1, "evaluations of F that the phantom gradient goes through", low=1)
     jacobian: float = _gradient(0.5, "weight of the penalty on the Jacobian of F, which keeps solves short", low=0.0)

@@ -22,7 +22,7 @@ AUDIT_FILE, AUDIT_PICTURE = "audit.json", "audit.png"
 # Held by who writes there; see `locks`.
 LOCK = ".lock"
 # Settings of the machine, which may change from one start to the next.
-_MACHINE = ("root", "threads", "device")
+_MACHINE = ("root", "threads", "device", "cuda_graph")
 # How many clouds of a split a run is recognised by.
 _RECOGNISED = 16
 

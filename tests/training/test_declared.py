@@ -9,6 +9,7 @@ import torch
 from ddeq_fast import data, gradients
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.training import TASKS, Config
+from ddeq_fast.training.build import make_solver
 from ddeq_fast.training.config import GROUPS, declared
 from ddeq_fast.training.metrics import METRICS, by_group, combine, measure, one_line, table
 from ddeq_fast.training.tasks import CompletionTask, Task
@@ -109,3 +110,9 @@ def test_backwards_to_choose_from():
     names = {item.name: declared(item).options() for item in fields(Config)}["backward"]
     assert {"phantom", "ift", "bilevel"} <= set(names)
     assert all(gradients.make(name) is not None for name in names)
+
+
+@pytest.mark.parametrize("solver", ["auto", "anderson", "flow"])
+def test_recorded_steps_are_a_setting(solver):
+    assert make_solver(Config(solver=solver, cuda_graph=True)).cuda_graph
+    assert not make_solver(Config(solver=solver)).cuda_graph
