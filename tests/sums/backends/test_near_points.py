@@ -8,6 +8,7 @@ import torch
 
 import references
 from ddeq_fast import Gaussian, Riesz, potential_and_field
+from ddeq_fast.sums.backends import dense
 from ddeq_fast.sums.operators import tangent
 
 SOURCES = 70  # above what Triton sums one source at a time
@@ -72,3 +73,17 @@ def test_derivatives_of_forces(name, backend):
     _, found = tangent(x, y, v, s, t, Riesz(1.0), backend)
     _, expected = tangent(*(tensor.double() for tensor in (x, y, v, s, t)), Riesz(1.0), "dense")
     assert ((found.double() - expected).norm(dim=-1) <= 1e-4 * expected.norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_points_have_the_potential_of_their_differences(dtype, cloud):
+    """Without a field: of a cloud and one beside it, and padding where squares would overflow."""
+    x = cloud(2, 5, 40, dtype=dtype)
+    y = torch.cat((x * (1 + 1e-6), cloud(2, 7, 40, dtype=dtype)), 1)
+    v = cloud(2, 12, dtype=dtype)
+    y[:, -2:], v[:, -2:] = float(torch.finfo(dtype).max) / 4, 0
+    u = dense.evaluate(x, y, v, Riesz(1.0), True, False)[0]
+    difference = x.double()[:, :, None] - y.double()[:, None, :-2]
+    terms = v.double()[:, None, :-2] * difference.norm(dim=-1)
+    bound = 8 * torch.finfo(dtype).eps * terms.abs().sum(-1)
+    assert ((u.double() + terms.sum(-1)).abs() <= bound).all()
