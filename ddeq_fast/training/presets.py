@@ -37,8 +37,8 @@ _COMPLETE = {"task": "complete", "cross_layers": 3, "clusters": 2, "growth": 1.2
 # along the residual.
 _TRAINED = {"jacobian": 0.05, "jacobian_direction": "residual", "optimizer": "muon", "lr": 6e-3}
 
-# Learned labels.
-_LABELLED = {**_TRAINED, "dim_label": 8, "x_layers": 2}
+# Learned labels of few particles: more, or heads of fewer coordinates, take longer, and are no more accurate.
+_LABELLED = {**_TRAINED, "jacobian": 0.2, "dim_label": 8, "particles": 6, "num_heads": 4, "x_layers": 2}
 
 # Labelled particles in completion, solved to a residual of 1e-2.
 _LABELLED_COMPLETION = {
