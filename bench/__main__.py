@@ -7,6 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from ddeq_fast.utils import threads
+
 COMMANDS = (
     "layer",
     "study",
@@ -41,6 +43,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         print(f"bench: error: COMMAND must be one of {', '.join(COMMANDS)}; got {argv[0]!r}", file=sys.stderr)
         return 2
+    threads.wait_briefly()
     try:
         return importlib.import_module(f"bench.{argv[0]}").main(argv[1:]) or 0
     except (OSError, ImportError) as error:  # a file or a package that is not there

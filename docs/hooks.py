@@ -58,7 +58,7 @@ def _section(title):
 
 def _help(command):
     with mock.patch.dict(os.environ, {"COLUMNS": "88", "NO_COLOR": "1"}):
-        (commands,) = [action for action in main._parser([command])._actions if action.dest == "command"]
+        (commands,) = [action for action in main.make_parser(command)._actions if action.dest == "command"]
         return f"```text\n{commands.choices[command].format_help().rstrip()}\n```"
 
 

@@ -43,7 +43,7 @@ def command_lines(text):
 
 def known_options(command):
     """Options of a command."""
-    (action,) = [action for action in commands._parser([command])._actions if action.dest == "command"]
+    (action,) = [action for action in commands.make_parser(command)._actions if action.dest == "command"]
     return set(action.choices[command]._option_string_actions)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ddeq_fast
 from ddeq_fast.commands import arguments
-from ddeq_fast.utils import console
+from ddeq_fast.utils import console, threads
 from ddeq_fast.utils.optional import available, install
 
 
@@ -38,6 +38,7 @@ _PACKAGES = {
     "tqdm": _Package("progress bars", "train"),
     "matplotlib": _Package("pictures", "plots"),
     "tensorboard": _Package("metrics of a training for TensorBoard", "tensorboard"),
+    "shtab": _Package("completion of commands in a shell", "completion"),
 }
 
 
@@ -67,6 +68,7 @@ def findings() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": None,
+        "waiting": threads.waiting(),
         "devices": {},
         "hint": None,
         "backends": [],
@@ -111,7 +113,9 @@ def report(found: dict[str, Any]) -> str:
     for module in missing:
         lines.append(f"{module} is not installed, and nothing works without it: {packages[module]['install']}")
     if not missing:
-        lines += [f"torch {packages['torch']['version']}, {found['threads']} threads", "", "devices"]
+        lines += [f"torch {packages['torch']['version']}, {found['threads']} threads"]
+        lines += [f"  {found['waiting']}; {threads.ADVICE}"] * (found["threads"] > 1)
+        lines += ["", "devices"]
         lines += [f"  {device}: {name}" for device, name in found["devices"].items()]
         lines += [f"  {found['hint']}"] * (found["hint"] is not None)
         lines += ["", "backends"]

@@ -11,7 +11,7 @@ import importlib
 import sys
 
 from ddeq_fast import __version__
-from ddeq_fast.utils import console
+from ddeq_fast.utils import console, threads
 
 # The module in this folder, and a line of help.
 COMMANDS = {
@@ -23,11 +23,12 @@ COMMANDS = {
     "flow": ("flow", "move random particles onto a target cloud"),
     "explain": ("explain", "which backend takes clouds of given sizes, and why"),
     "doctor": ("doctor", "versions, devices, and which backends work"),
+    "completion": ("completion", "what a shell needs to complete commands and options"),
 }
 
 
-def _parser(argv: list[str]) -> argparse.ArgumentParser:
-    """All commands; that of `argv` with its options, and the function that runs it as `run`."""
+def make_parser(asked: str | None = None, *, everything: bool = False) -> argparse.ArgumentParser:
+    """All commands; that asked for, or every one, with its options, and the function that runs it as `run`."""
     parser = argparse.ArgumentParser(
         prog="ddeq-fast",
         description="Distributional deep equilibrium models on fused kernel sums.",
@@ -35,7 +36,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ddeq-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = next((word for word in argv if not word.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -43,7 +43,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
             description=f"{text[0].upper()}{text[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == asked:
+        if everything or name == asked:
             found = importlib.import_module(f"ddeq_fast.commands.{module}")
             found.add_arguments(command)
             command.set_defaults(run=found.run)
@@ -56,9 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     Raises SystemExit after help (0) and for wrong usage (2), as argparse does.
     """
     console.open_streams()
+    threads.wait_briefly()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        options = _parser(argv).parse_args(argv)
+        asked = next((word for word in argv if not word.startswith("-")), None)
+        options = make_parser(asked).parse_args(argv)
         return options.run(options)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         console.say(f"ddeq-fast: error: {error}{_cure(error)}", error=True)
