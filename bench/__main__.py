@@ -22,6 +22,7 @@ COMMANDS = (
     "roofline",
     "tune",
     "compare",
+    "shapes",
     "train",
     "gpu",
 )

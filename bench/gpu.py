@@ -1,4 +1,4 @@
-"""Everything that needs a GPU in one command under 9 minutes: benchmarks, layers, CUDA graphs, training, tests.
+"""All that needs a GPU in one command under 9 minutes: benchmarks, layers, CUDA graphs, training, tests.
 
 Run from a checkout; the package need not be installed. torch, numpy and triton are needed. The tests also need pytest,
 pytest-xdist, pytest-benchmark and hypothesis. pykeops has a column of the table where it is installed, for example with
