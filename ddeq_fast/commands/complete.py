@@ -13,7 +13,6 @@ from ddeq_fast.commands import arguments, cloud_pictures, trained
 from ddeq_fast.commands.cloud_completion import Completed, Frame, complete, frame, usual_frame
 from ddeq_fast.data.files import FORMATS, WRITTEN, load_points, write_points
 from ddeq_fast.utils import console, drawing
-from ddeq_fast.utils.files import write_atomically
 from ddeq_fast.utils.validation import check_integer
 
 # New points whose bounding box is less than this share of the partial cloud's are one spot.
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".npy, .npz, .ply or .xyz; .npz has weights, and a mask of the points of PARTIAL, beside the points",
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw both clouds: .png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is told as one JSON object: .json")
+    arguments.add_json(parser)
     parser.add_argument(
         "--points",
         type=int,
@@ -96,17 +95,19 @@ def run(options: argparse.Namespace) -> int:
     write_points(
         out, whole, dtype=cloud.dtype, beside=_beside(found, n) if FORMATS[out.suffix.lower()].beside else None
     )
-    if options.json is not None:
-        write_atomically(options.json, (json.dumps(told, indent=2) + "\n").encode())
-    wrote = [str(path) for path in (out, options.json) if path is not None]
+    wrote = [str(out)]
     if picture is not None:
         try:
             cloud_pictures.draw_completion(picture, cloud, found.new)
             wrote.append(str(picture))
         except Exception as error:  # the cloud is there
             console.say(f"no picture {picture}: {type(error).__name__}: {error}", error=True)
-    _say(told, out, loaded.config.max_steps, varied=loaded.config.mass == "learned")
-    console.say(f"wrote {', '.join(wrote)}")
+    if options.json:
+        console.say(json.dumps(told), result=True)
+    else:
+        _say(told, out, varied=loaded.config.mass == "learned")
+        console.say(f"wrote {', '.join(wrote)}")
+    _warn(told, loaded.config.max_steps)
     return 0
 
 
@@ -115,7 +116,7 @@ def _check(options: argparse.Namespace) -> None:
     check_integer("seed", options.seed, low=0)
     if options.shown is not None:
         check_integer("shown", options.shown)
-    for option, endings in (("out", WRITTEN), ("picture", (".png",)), ("json", (".json",))):
+    for option, endings in (("out", WRITTEN), ("picture", (".png",))):
         path = getattr(options, option)
         if path is not None:
             arguments.check_output(option, path, endings, options.partial, "partial cloud")
@@ -162,7 +163,7 @@ def _told(found: Completed, cloud: Tensor, options: argparse.Namespace, tol: flo
     }
 
 
-def _say(told: dict, out: Path, max_steps: int, *, varied: bool) -> None:
+def _say(told: dict, out: Path, *, varied: bool) -> None:
     """The same in words; `varied`: weights of new points differ."""
     shown = "" if told["shown"] == told["observed"] else f", of which the model was shown {told['shown']:,}"
     console.say(f"{told['partial']}: {told['observed']:,} points in {told['dim']} dimensions{shown}")
@@ -175,6 +176,10 @@ def _say(told: dict, out: Path, max_steps: int, *, varied: bool) -> None:
         own = " on average" if varied else ""
         rest = "" if FORMATS[out.suffix.lower()].beside else f", which a {out.suffix} file does not hold: .npz does"
         console.say(f"a new point has the weight {told['new_weight']:.4g}{own}, an observed one 1{rest}")
+
+
+def _warn(told: dict, max_steps: int) -> None:
+    """What is wrong with a completion."""
     if told["new"] > 1 and told["new_side"] < _SPOT * told["side"]:
         console.say(
             "ddeq-fast: warning: all new points lie on one spot: the equilibria of this run are points, not clouds; "

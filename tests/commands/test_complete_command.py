@@ -76,8 +76,12 @@ def complete(partial, run, out, *words):
 
 def test_it_is_what_the_model_says(runs, partial, tmp_path, capsys):
     """In coordinates of the data: the model's own completion, and its weights in a file that holds them."""
-    out, told = tmp_path / "whole.npz", tmp_path / "told.json"
-    words = ["--coordinates", "data", "--points", "40", "--json", str(told)]
+    out = tmp_path / "whole.npz"
+    words = ["--coordinates", "data", "--points", "40"]
+    assert torch.equal(
+        complete(partial, runs / "even", out, *words, "--json"), complete(partial, runs / "even", out, *words)
+    )
+    told, text = capsys.readouterr().out.split("\n", 1)
     cloud, whole = load_points(partial), complete(partial, runs / "even", out, *words)
     config, model = (
         Config(task="complete", data="rings", **TINY, **EVEN),
@@ -90,14 +94,13 @@ def test_it_is_what_the_model_says(runs, partial, tmp_path, capsys):
     written = np.load(out)
     assert np.allclose(written["weights"], expected.weights[0]) and written["weights"][-1] == np.float32(8 / 24)
     assert np.array_equal(written["observed"], expected.observed[0])
-    found, info = json.loads(told.read_text()), expected.equilibrium.info
+    found, info = json.loads(told), expected.equilibrium.info
     sizes = {"observed": 16, "shown": 16, "points": 40, "new": 24, "dim": 2, "new_weight": 8 / 24, "tol": 1e-3}
     assert found.items() >= {**sizes, "evaluations": int(info.evaluations), "converged": bool(info.converged)}.items()
     assert found["residual"] == pytest.approx(float(info.residual), rel=1e-3)
-    text, _ = capsys.readouterr()
     assert "partial.npy: 16 points in 2 dimensions\ncompleted to 40 points, 24 of them new; " in text
     assert f"{found['evaluations']} evaluations of F, relative residual {found['residual']:.1e}, " in text
-    assert text.endswith(f"a new point has the weight 0.3333, an observed one 1\nwrote {out}, {told}\n")
+    assert text.endswith(f"a new point has the weight 0.3333, an observed one 1\nwrote {out}\n")
 
 
 @pytest.mark.parametrize("kind", ["even", "random"])
@@ -162,14 +165,16 @@ def test_weights_are_those_that_the_model_learned(runs, partial, tmp_path, capsy
     with torch.no_grad():
         found.model.to_mass.weight.normal_(generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(trained, "load", lambda *_, **__: found)
-    out, told = tmp_path / "whole.npz", tmp_path / "told.json"
-    complete(partial, runs / "learned", out, "--coordinates", "data", "--json", str(told))
+    out = tmp_path / "whole.npz"
+    complete(partial, runs / "learned", out, "--coordinates", "data", "--json")
+    told = json.loads(capsys.readouterr().out)
+    complete(partial, runs / "learned", out, "--coordinates", "data")
     cloud = load_points(partial)
     with torch.no_grad():
         expected = found.model(cloud[None], noise=found.task.noise(cloud[None], torch.tensor([8]), None, [])).weights[0]
     weights = np.load(out)["weights"]
     assert np.allclose(weights, expected) and weights[16:].std() > 0.1 and (weights[:16] == 1).all()
-    mean = json.loads(told.read_text())["new_weight"]
+    mean = told["new_weight"]
     assert mean == pytest.approx(float(expected[16:].mean()))
     assert f"a new point has the weight {mean:.4g} on average, an observed one 1\n" in capsys.readouterr().out
     with torch.no_grad():
@@ -230,7 +235,6 @@ def test_what_is_wrong_with_a_completion_is_told(runs, partial, tmp_path, capsys
         (["--out", "partial.npy"], "--out partial.npy is the partial cloud"),
         (["--out", "nowhere/whole.npy"], "there is no folder nowhere for --out whole.npy"),
         (["--picture", "both.gif"], "--picture must end in .png, got both.gif"),
-        (["--json", "told.txt"], "--json must end in .json, got told.txt"),
         (["--run", "nowhere"], "nowhere holds no run: nowhere/config.json is missing"),
         (["--run", "classify"], "the run in classify must have task complete, it has task classify"),
         (["--run", "solid"], "partial.npy holds points in 2 dimensions, the run in solid is of clouds in 3"),
@@ -251,7 +255,7 @@ def refused(runs, partial, monkeypatch, name, words):
     for run in runs.iterdir():
         (folder / run.name).symlink_to(run)
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    given = {"--run": "even", "--out": "whole.npy", "--json": "told.json", "--device": "cpu"}
+    given = {"--run": "even", "--out": "whole.npy", "--picture": "both.png", "--device": "cpu"}
     given |= dict(zip(words[::2], words[1::2], strict=True))
     assert main(["complete", name, *(word for pair in given.items() for word in pair)]) == 2
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
