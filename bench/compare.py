@@ -3,6 +3,8 @@
 Every model is trained with the settings of the DDEQ preset of the task, or of the run given by --ddeq: clouds,
 augmentation, epochs, batches, optimizer, schedule and loss; and it is so wide that it has about as many parameters. Its
 own are the learning rate, found by a short search, and that a model without equilibrium has no penalty on the Jacobian.
+Models of neighbourhoods, which are others in a denser cloud, are trained and tested on clouds of as many points as are
+drawn of the others in every step, the same in all of them; these are tested on whole clouds.
 Results are those after the last epoch, on held-out clouds. Times are those of the training steps, without evaluation.
 With --seeds every model is trained that often, and the table has means and standard deviations. Where classes are of
 very different sizes it has balanced accuracy too, and of completion in three dimensions the F-score.
@@ -58,11 +60,21 @@ F_THRESHOLD = 0.03
 
 
 class Model(NamedTuple):
-    """text: its name in tables; lr: largest learning rate; build: from settings, data and a width."""
+    """text: its name in tables; lr: largest learning rate; build: from settings, data and a width; fixed: trained and
+    tested on clouds of as many points as others draw in a step."""
 
     text: str
     lr: float
     build: Callable[[Config, Dataset, int], nn.Module]
+    fixed: bool = False
+
+    def settings(self, config: Config) -> Config:
+        """Those it is trained with in the place of DDEQ's."""
+        own = replace(config, lr=self.lr, jacobian=0.0)
+        if not (self.fixed and config.drawn_points):
+            return own
+        most = min(config.drawn_points, config.max_points or config.drawn_points)
+        return replace(own, drawn_points=0, max_points=most)
 
 
 def _classifier(kind: type[nn.Module]) -> Callable[[Config, Dataset, int], nn.Module]:
@@ -82,9 +94,9 @@ def _pointr(config: Config, data: Dataset, width: int) -> PoinTr:
 MODELS = {
     "classify": {
         "pointnet": Model("PointNet", 3e-3, _classifier(PointNet)),
-        "transformer": Model("point transformer", 1e-2, _classifier(PointTransformer)),
-        "dgcnn": Model("DGCNN", 3e-3, _classifier(DGCNN)),
-        "pointmlp": Model("PointMLP", 3e-3, _classifier(PointMLP)),
+        "transformer": Model("point transformer", 1e-2, _classifier(PointTransformer), fixed=True),
+        "dgcnn": Model("DGCNN", 3e-3, _classifier(DGCNN), fixed=True),
+        "pointmlp": Model("PointMLP", 3e-3, _classifier(PointMLP), fixed=True),
     },
     "complete": {
         "pcn": Model("PCN, which makes the whole cloud", 1e-2, _pcn(False)),
@@ -239,7 +251,9 @@ def train(name: str, config: Config, data: Dataset, folder: Path, progress: bool
     else:
         model = MODELS[config.task][name]
         text, build = model.text, partial(model.build, width=width(model, config, data))
-        config = replace(config, lr=model.lr, jacobian=0.0)
+        given, config = config, model.settings(config)
+        if config.max_points != given.max_points:
+            data = training.load_data(config)
     if (folder / training.CONFIG_FILE).exists():
         if training.read_config(folder) != config:
             raise ValueError(f"{folder} holds a run with other settings: choose another folder")

@@ -74,6 +74,17 @@ def test_several_seeds(bench, tmp_path):
     assert f"| {accuracies.mean():.2%} ± {accuracies.std():.2%} |" in table and "deviation of 2 seeds" in table
 
 
+def test_models_of_neighbourhoods_have_clouds_of_one_size(bench, tmp_path, monkeypatch, rings):
+    """As many points as others draw, cut once, where those are less than the largest clouds have."""
+    loaded = []
+    monkeypatch.setattr(compare.training, "load_data", lambda config: loaded.append(config.max_points) or rings)
+    models = ["--models", "pointnet", "transformer", "--runs", str(tmp_path)]
+    assert bench(*models, "--drawn-points", "8", "--max-points", "15")[0] == 0
+    settings = [json.loads((tmp_path / name / "config.json").read_text()) for name in models[1:3]]
+    assert [(config["drawn_points"], config["max_points"]) for config in settings] == [(8, 15), (0, 8)]
+    assert loaded == [15, 8]
+
+
 def test_an_interrupted_comparison_is_continued(bench, tmp_path, monkeypatch):
     step = Trainer.train_step
 
