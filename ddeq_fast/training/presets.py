@@ -111,6 +111,7 @@ PRESETS = {
         {
             **_SHAPES,
             "max_points": 512,
+            "num_heads": 4,
             "radius": 0.3,
             "growth": 1.45,
             "dim_label": 3,
