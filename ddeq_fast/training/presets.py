@@ -62,12 +62,12 @@ _SHAPES = {"data": "folder", "jitter": 0.0, "rotation": "all", "scaling": 0.1, "
 
 PRESETS = {
     "digits": Preset(
-        "8 x 8 digits of scikit-learn, labelled particles; about 99 % in two and a half minutes on one CPU core",
+        "8 x 8 digits of scikit-learn, labelled particles; about 99 % in 75 seconds on one CPU core",
         _LABELLED,
     ),
     "mnist-classify": Preset(
         "MNIST digits, half the paper's width, trained on 64 points of a cloud drawn anew in every step, labelled "
-        "particles; about 99 % in 7 minutes on one CPU core",
+        "particles; about 99 % in 3 minutes on one CPU core",
         {**_LABELLED, "data": "mnist", "drawn_points": 64, "epochs": 18, "tol": 1e-2, "lr": 3e-3},
     ),
     "mnist-classify-paper": Preset("MNIST digits with the paper's sizes; for a GPU", _MNIST),
