@@ -23,8 +23,8 @@ from ddeq_fast.sums.radial import RadialKernel
 DIFFERENCE_DIMENSION = 8
 # Pairs with q up to this part of |x|^2 + |y|^2 are near: at it, rounding costs six bits of q.
 NEAR = 1 / 64
-# Pairs of a cloud whose distances alone, without forces, are formed from differences all the same: to look for near
-# pairs takes longer.
+# Pairs of a cloud whose distances, for a potential, are formed from differences all the same: to look for near pairs
+# takes longer.
 FEW_PAIRS = 1 << 10
 # Matrices alive at once, beside differences: squared distances, kernel values and what those are made of.
 MATRICES = 10
@@ -151,13 +151,12 @@ def add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
 
 def _evaluate_high(kernel, potential, field, targets, sources):
     (x,), (y, v) = targets, sources
-    if not field and x.device.type == "cpu" and x.shape[1] * y.shape[1] <= FEW_PAIRS:
-        here = v != 0
-        y = y if bool(here.all()) else y.masked_fill(~here[..., None], 0)  # padding may lie anywhere
-        q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        return torch.matmul(kernel.k(q), v[..., None]).squeeze(-1), None
+    u = _few_potentials(kernel, x, y, v) if potential else None
+    if not field and (u is not None or not potential):
+        return u, None
     tile = _Products(x, y, v.abs(), forces=True)
-    u = torch.matmul(kernel.k(tile.q), v[..., None]).squeeze(-1) if potential else None
+    if potential and u is None:
+        u = torch.matmul(kernel.k(tile.q), v[..., None]).squeeze(-1)
     if not field:
         return u, None
     w = kernel.phi(tile.q) * v[:, None]
@@ -167,6 +166,16 @@ def _evaluate_high(kernel, potential, field, targets, sources):
     for b, i, j, weight in forces:
         add(f, b, i, weight * tile.difference(b, i, j))
     return u, f
+
+
+def _few_potentials(kernel, x, y, v):
+    """u of few pairs on a CPU, with a field or without; None of more."""
+    if x.device.type != "cpu" or x.shape[1] * y.shape[1] > FEW_PAIRS:
+        return None
+    here = v != 0
+    y = y if bool(here.all()) else y.masked_fill(~here[..., None], 0)  # padding may lie anywhere
+    q = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return torch.matmul(kernel.k(q), v[..., None]).squeeze(-1)
 
 
 def _tangent_high(kernel, targets, sources):
