@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -92,8 +93,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
         for seed in range(args.seeds):
             folder = args.runs / f"{name}-{model}-{seed}"
             print(f"training {folder.name}", file=sys.stderr, flush=True)
-            given = Config(**{**asdict(config), "seed": seed})
-            rows.append(compare.train(model, given, data, folder, progress=False))
+            rows.append(compare.train(model, replace(config, seed=seed), data, folder, progress=False))
             curves.setdefault(rows[-1]["model"], []).append(curve(folder, part.score))
     print(compare.report(rows, config, data) + "\n", flush=True)
     result = {
@@ -113,7 +113,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
 def draw(result: dict, path: Path) -> None:
     """Scores against epochs, means over seeds, and of classes shares of each that are taken for each."""
     pyplot = require("matplotlib.pyplot", "plots")
-    steps = -(-result["clouds"][0] // result["settings"]["batch_size"])
+    steps = math.ceil(result["clouds"][0] / result["settings"]["batch_size"])
     table = result.get("confusion")
     figure, axes = pyplot.subplots(
         1, 1 if table is None else 2, figsize=(6 if table is None else 12, 4.5), squeeze=False

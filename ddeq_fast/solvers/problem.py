@@ -191,9 +191,14 @@ class Pushforward:
 
     def on_product(self, points: Tensor) -> Tensor:
         """Points (B, n, d) of a cloud or its image, as they are compared: with their labels, (B, n, d + de)."""
+        labels = self._compared_labels()
+        return points if labels is None else torch.cat((points, labels.to(points.dtype)), -1)
+
+    def _compared_labels(self) -> Tensor | None:
+        """Labels that a cloud and its image are compared with, zero at padding; None if they are compared without."""
         if self.labels is None or self.residual_space == "marginal":
-            return points
-        return torch.cat((points, self.present(self.labels).to(points.dtype)), -1)
+            return None
+        return self.present(self.labels)
 
     def image(self, z: Tensor) -> Tensor:
         """F(z), in the dtype of z."""
@@ -278,14 +283,14 @@ class Pushforward:
     def squared_mmd(self, z: Tensor, y: Tensor, kernel: RadialKernel, backend: str = "auto") -> Tensor:
         """MMD^2 of the cloud and its image, (B,), summed in float64: near a fixed point it is a difference of
         nearly equal numbers that float32 does not resolve. NaN for a sample that has left the range of numbers."""
-        n, labels = z.shape[1], None if self.residual_space == "marginal" else self.labels
+        n, labels = z.shape[1], self._compared_labels()
         width = z.shape[2] + (0 if labels is None else labels.shape[2])
         # Written where it is summed from: copies take longer than the sums of small clouds.
         points = z.new_empty((len(z), n + y.shape[1], width), dtype=torch.float64)
         points[:, :n, : z.shape[2]] = self.present(z)
         points[:, n:, : z.shape[2]] = self.present_image(y)
         if labels is not None:
-            points[:, :n, z.shape[2] :] = points[:, n:, z.shape[2] :] = self.present(labels)
+            points[:, :n, z.shape[2] :] = points[:, n:, z.shape[2] :] = labels
         a, b = self.measures(points[:, :n], points[:, n:])
         charges, sums = torch.cat((a, -b), -1), energy if points.requires_grad else energy_plain
         least, most = torch.aminmax(points.detach())

@@ -70,16 +70,24 @@ def _(x, y, v, s, t, kernel, backend):
     return x.new_empty(x.shape[:2]), x.new_empty(x.shape)
 
 
+def energy_sums(
+    chosen: backends.Backend, z: Tensor, w: Tensor, kernel: RadialKernel, field: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Energy, potential and field by one backend: by its own method where it has one."""
+    if hasattr(chosen, "energy"):
+        return chosen.energy(z, w, kernel, field)
+    u, f = chosen.evaluate(z, z, w, kernel, True, field)
+    assert u is not None  # it was asked for
+    return (w * u).sum(-1), u, f
+
+
 @torch.library.custom_op("ddeq_fast::energy", mutates_args=())
 def energy_op(z: Tensor, w: Tensor, kernel: str, backend: str, field: bool) -> tuple[Tensor, Tensor, Tensor]:
     """sum_ij w_i w_j k(z_i, z_j), (B,), and the potential and field at z that its gradient is made of."""
     decoded, chosen = _chosen(kernel, backend, z, z)
 
     def sums(z, _, w):
-        if hasattr(chosen, "energy"):
-            return chosen.energy(z, w, decoded, field)
-        u, f = chosen.evaluate(z, z, w, decoded, True, field)
-        return (w * u).sum(-1), u, f
+        return energy_sums(chosen, z, w, decoded, field)
 
     value, u, f = in_range(chosen, sums, decoded, z, z, w)
     return value, u, f

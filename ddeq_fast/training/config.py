@@ -172,10 +172,8 @@ class Config:
         "gradient of the flow: through F too, or by the witness function, which costs a third",
         choices=("autodiff", "witness"),
     )
-
     cuda_graph: bool = _solver(
-        False,
-        "on a GPU, record the solver's step in a CUDA graph: shorter solves of small clouds; of clouds of one size",
+        False, "on a GPU, record the solver's step in a CUDA graph, which shortens solves of small clouds of one size"
     )
 
     backward: str = _gradient("phantom", "gradient at the equilibrium", choices=gradients.names)

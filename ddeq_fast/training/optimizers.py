@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,14 @@ def make_optimizer(
     return MuonAndAdamW(parameters, lr, weight_decay)
 
 
+def _evaluated(closure: Callable[[], Any] | None) -> Any:
+    """The loss of a step's closure, evaluated with its graph; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Muon(torch.optim.Optimizer):
     """Steps along the momentum of matrices made orthogonal: all directions of one are learned at one pace (Jordan et
     al. 2024), with Nesterov momentum.
@@ -50,10 +59,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One step; matrices without a gradient are left."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluated(closure)
         for group in self.param_groups:
             alike = defaultdict(list)
             for matrix in group["params"]:
@@ -116,10 +122,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One step of both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluated(closure)
         for part in self.parts:
             part.step()
         return loss

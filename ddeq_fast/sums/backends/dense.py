@@ -152,7 +152,7 @@ def add(total: Tensor, b: Tensor, i: Tensor, terms: Tensor) -> None:
 def _evaluate_high(kernel, potential, field, targets, sources):
     (x,), (y, v) = targets, sources
     u = _few_potentials(kernel, x, y, v) if potential else None
-    if not field and (u is not None or not potential):
+    if u is not None and not field:
         return u, None
     tile = _Products(x, y, v.abs(), forces=True)
     if potential and u is None:
