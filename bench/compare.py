@@ -40,6 +40,7 @@ from ddeq_fast import f_score, training
 from ddeq_fast.clouds import PointClouds
 from ddeq_fast.data import Dataset
 from ddeq_fast.solvers import quiet
+from ddeq_fast.training.build import bandwidths
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
 from ddeq_fast.utils import tree
@@ -61,12 +62,13 @@ F_THRESHOLD = 0.03
 
 class Model(NamedTuple):
     """text: its name in tables; lr: largest learning rate; build: from settings, data and a width; fixed: trained and
-    tested on clouds of as many points as others draw in a step."""
+    tested on clouds of as many points as others draw in a step; described: sees the descriptors of DDEQ's input."""
 
     text: str
     lr: float
     build: Callable[[Config, Dataset, int], nn.Module]
     fixed: bool = False
+    described: bool = False
 
     def settings(self, config: Config) -> Config:
         """Those it is trained with in the place of DDEQ's."""
@@ -79,6 +81,10 @@ class Model(NamedTuple):
 
 def _classifier(kind: type[nn.Module]) -> Callable[[Config, Dataset, int], nn.Module]:
     return lambda config, data, width: kind(data.dim, data.classes, width)
+
+
+def _described(config: Config, data: Dataset, width: int) -> nn.Module:
+    return PointNet(data.dim, data.classes, width, bandwidths=bandwidths(config))
 
 
 def _pcn(keep: bool) -> Callable[[Config, Dataset, int], PCN]:
@@ -94,6 +100,7 @@ def _pointr(config: Config, data: Dataset, width: int) -> PoinTr:
 MODELS = {
     "classify": {
         "pointnet": Model("PointNet", 3e-3, _classifier(PointNet)),
+        "pointnet-described": Model("PointNet, with DDEQ's descriptors", 3e-3, _described, described=True),
         "transformer": Model("point transformer", 1e-2, _classifier(PointTransformer), fixed=True),
         "dgcnn": Model("DGCNN", 3e-3, _classifier(DGCNN), fixed=True),
         "pointmlp": Model("PointMLP", 3e-3, _classifier(PointMLP), fixed=True),
@@ -128,6 +135,11 @@ class Column(NamedTuple):
         return f"{text} ({mean(row[self.name] / row[self.partial] for row in runs):.2f})"
 
 
+def names(config: Config) -> list[str]:
+    """Models that are compared unless some are asked for; without descriptors none that would see them."""
+    return ["ddeq", *(name for name, model in MODELS[config.task].items() if config.scales or not model.described)]
+
+
 def size(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -160,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="so many seeds, each one more than the last (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads", **default)
     parser.add_argument("--device", help="cpu, cuda...", **default)
-    names = "; ".join(f"{task}: ddeq, {', '.join(models)}" for task, models in MODELS.items())
-    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{names} (default: all of the task)")
+    known = "; ".join(f"{task}: ddeq, {', '.join(models)}" for task, models in MODELS.items())
+    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"{known} (default: those of the task)")
     text = "settings of DDEQ (default: those for the data; of other data than digits, shapes-classify or -complete)"
     parser.add_argument("--preset", choices=list(PRESETS), metavar="NAME", help=text)
     text = "take settings and DDEQ's results from this run folder, also the times, on whatever machine it was trained"
@@ -344,10 +356,10 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--seeds must be 1 where --ddeq gives a run, got {args.seeds}")
         asked = {name: value for name, value in vars(args).items() if name not in own}
         config = settings(asked, args.ddeq, args.preset)
-        names = list(dict.fromkeys(args.models or ["ddeq", *MODELS[config.task]]))
-        for name in names:
+        chosen = list(dict.fromkeys(args.models or names(config)))
+        for name in chosen:
             check_choice("--models", name, ("ddeq", *MODELS[config.task]))
-        compare(names, config, args)
+        compare(chosen, config, args)
     except training.Interrupted as stop:
         print(f"bench compare: {stop}", file=sys.stderr)
         return 130

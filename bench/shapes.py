@@ -30,17 +30,18 @@ ROOT = Path(__file__).parent.parent
 
 
 class Part(NamedTuple):
-    """task: of `compare`; file: within the folder; score: that curves are drawn of."""
+    """task: of `compare`; file: within the folder; score: that curves are drawn of; settings: beside the preset's."""
 
     task: str
     file: str
     score: str
+    settings: dict
 
 
 PARTS = {
-    "shapes": Part("classify", "shapes/shapes.npz", "balanced_accuracy"),
-    "lidar": Part("classify", "lidar/lidar.npz", "accuracy"),
-    "completion": Part("complete", "shapes/shapes.npz", "chamfer"),
+    "shapes": Part("classify", "shapes/shapes.npz", "balanced_accuracy", {}),
+    "lidar": Part("classify", "lidar/lidar.npz", "accuracy", {"rotation": "axis"}),  # scans stand upright
+    "completion": Part("complete", "shapes/shapes.npz", "chamfer", {}),
 }
 
 
@@ -84,9 +85,10 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     """Train what is not trained yet of a part; its results."""
     part = PARTS[name]
     asked = {"task": part.task, "data": "npz", "root": str(args.root / part.file), "threads": args.threads}
+    asked |= part.settings
     config = compare.settings(asked | ({} if args.epochs is None else {"epochs": args.epochs}), None)
     data, rows, curves = training.load_data(config), [], {}
-    known = ["ddeq", *compare.MODELS[part.task]]
+    known = compare.names(config)
     models = known if args.models is None else [model for model in known if model in args.models]
     torch.set_num_threads(config.threads)
     for model in models:

@@ -7,11 +7,13 @@ a layer norm, so that a batch of one cloud can be trained on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from ddeq_fast.models import Classification
+from ddeq_fast.networks import Descriptors
 from ddeq_fast.utils.validation import check_cloud, check_weights
 
 
@@ -45,11 +47,13 @@ class PointNet(nn.Module):
         classes: classes to tell apart.
         width: of the first layer; others are multiples of it.
         dropout: share of hidden units that is dropped between the maximum and the class scores, in training.
+        bandwidths: of descriptors of the points, as a `TransportMap` sees those of X; none are published.
     """
 
-    def __init__(self, dim: int, classes: int, width: int = 64, dropout: float = 0.3):
+    def __init__(self, dim: int, classes: int, width: int = 64, dropout: float = 0.3, bandwidths: Sequence[float] = ()):
         super().__init__()
-        self.shared = perceptron(dim, width, 2 * width, 6 * width)
+        self.descriptors = Descriptors(bandwidths)
+        self.shared = perceptron(dim + self.descriptors.width, width, 2 * width, 6 * width)
         self.head = nn.Sequential(
             perceptron(6 * width, 3 * width, norm=nn.LayerNorm), nn.Dropout(dropout), nn.Linear(3 * width, classes)
         )
@@ -57,4 +61,5 @@ class PointNet(nn.Module):
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Classification:
         """Class scores of clouds x (B, n, dim); weights (B, n), zero for padding. Errors as of `DDEQ.forward`."""
         mask = real(x, weights)
-        return Classification(self.head(largest(self.shared(x[mask]), mask)), None)
+        described = self.descriptors(x, mask.to(x.dtype))
+        return Classification(self.head(largest(self.shared(described[mask]), mask)), None)

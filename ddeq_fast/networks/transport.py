@@ -6,6 +6,7 @@ evaluates again and again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ddeq_fast.networks.attention import KeysAndValues, Prepared, prepare
 from ddeq_fast.networks.bilinear import Bilinear
+from ddeq_fast.networks.descriptors import Descriptors
 from ddeq_fast.networks.encoders import MOST_LAYERS, AttentionEncoder
 from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_widths
 from ddeq_fast.networks.padding import attention_bias, log_weights, without_padding, zeroed
@@ -83,6 +85,8 @@ class TransportMap(nn.Module):
         self_layers, cross_layers, x_layers: attention layers within Z, from Z to X, within X.
         dropout: probability of dropping a hidden unit, for all points of a cloud and all evaluations of a solve.
         dim_label: dimension of the particles' labels; 0 for none, as in the paper.
+        bandwidths: of the cloud's own potential and field, by which a point of X is described beside its coordinates,
+            see `ddeq_fast.networks.Descriptors`; none in the paper.
         attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
@@ -106,6 +110,7 @@ class TransportMap(nn.Module):
         x_layers: int = 1,
         dropout: float = 0.0,
         dim_label: int = 0,
+        bandwidths: Sequence[float] = (),
         attend_to_padding: bool = False,
         network_dtype: torch.dtype | None = None,
     ):
@@ -128,7 +133,8 @@ class TransportMap(nn.Module):
         self.network_dtype = network_dtype
 
         self.lift_z = PointwiseMLP(dim_z, narrow, middle)
-        self.lift_x = PointwiseMLP(dim_x, narrow, middle)
+        self.descriptors = Descriptors(bandwidths)
+        self.lift_x = PointwiseMLP(dim_x + self.descriptors.width, narrow, middle)
         self.norm_lift_z, self.norm_lift_x = nn.LayerNorm(middle), nn.LayerNorm(middle)
         self.bilinear = Bilinear(middle, middle, middle)
         self.norm_bilinear = nn.LayerNorm(middle)
@@ -149,6 +155,7 @@ class TransportMap(nn.Module):
     def extra_repr(self) -> str:
         shown = [f"dim_z={self.dim_z}, dim_x={self.dim_x}, num_heads={self.num_heads}"]
         shown += [f"dim_label={self.dim_label}"] * (self.dim_label > 0)
+        shown += [f"bandwidths={self.descriptors.bandwidths}"] * bool(self.descriptors.bandwidths)
         shown += ["attend_to_padding=True"] * self.attend_to_padding
         shown += [f"network_dtype={self.network_dtype}"] * (self.network_dtype is not None)
         return ", ".join(shown)
@@ -173,13 +180,14 @@ class TransportMap(nn.Module):
         padded, weights = weights is not None or mask is not None, check_weights("weights", weights, mask, x)
         if padded:
             x = without_padding(x, weights)
+        described = self.descriptors(x, weights)
         present = self._present(weights)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)
         bias = attention_bias(weights)
 
         with self._precision(x):
-            lifted = self.norm_lift_x(zeroed(self.lift_x(x), present))
+            lifted = self.norm_lift_x(zeroed(self.lift_x(described), present))
             wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
             encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x), present=present)
             drops = {

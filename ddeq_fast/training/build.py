@@ -40,6 +40,11 @@ def make_removal(config: Config) -> Clusters | Fraction:
     return Clusters(config.clusters, config.radius) if config.remove == "clusters" else Fraction(config.fraction)
 
 
+def bandwidths(config: Config) -> tuple[float, ...]:
+    """Those of the descriptors of input points."""
+    return tuple(config.finest * 2.0**i for i in range(config.scales))
+
+
 def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Completer:
     """The model of these settings for clouds in `dim_x` dimensions, its weights drawn from torch's global generator."""
     transport = TransportMap(
@@ -53,6 +58,7 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
         x_layers=config.x_layers,
         dropout=config.dropout,
         dim_label=config.dim_label,
+        bandwidths=bandwidths(config),
         network_dtype=_NETWORK_DTYPES[config.precision],
     )
     phantom = {"steps": config.phantom_steps} if config.backward == "phantom" else {}

@@ -146,6 +146,14 @@ class Config:
     dim_hidden: int = _network(128, "hidden width of the feed-forward layers", low=1)
     cross_layers: int = _network(1, "attention layers from the latent to the input cloud", low=1)
     x_layers: int = _network(1, "attention layers within the input cloud, passed once a solve", low=1)
+    scales: int = _network(
+        0,
+        "bandwidths of the potentials and fields that describe an input point beside its coordinates, each twice the "
+        "last; 0: coordinates alone",
+        low=0,
+        high=16,
+    )
+    finest: float = _network(0.1, "the smallest of these bandwidths, in units of the clouds", low=_POSITIVE)
     dropout: float = _network(0.0, "probability of dropping a hidden unit for a whole solve", low=0.0, high=1.0)
     precision: str = _network(
         "float32",

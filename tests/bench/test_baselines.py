@@ -24,6 +24,7 @@ for module in ("safetensors", "tqdm"):
 
 MODELS = {
     "pointnet": lambda: PointNet(2, 2, 4),
+    "pointnet-described": lambda: PointNet(2, 2, 4, bandwidths=(0.5, 1.0)),
     "transformer": lambda: PointTransformer(2, 2, 16, k=4),
     "dgcnn": lambda: DGCNN(2, 2, 8, k=4),
     "pointmlp": lambda: PointMLP(2, 2, 8, k=4),
@@ -31,7 +32,10 @@ MODELS = {
     "pcn-keep": lambda: PCN(2, 24, 1.5, width=8),
     "pointr": lambda: PoinTr(2, 24, 1.5, 8, ratio=4, k=4),
 }
-CLASSIFIERS, COMPLETERS = ("pointnet", "transformer", "dgcnn", "pointmlp"), ("pcn", "pcn-keep", "pointr")
+CLASSIFIERS, COMPLETERS = (
+    ("pointnet", "pointnet-described", "transformer", "dgcnn", "pointmlp"),
+    ("pcn", "pcn-keep", "pointr"),
+)
 
 
 @pytest.fixture(params=list(MODELS))

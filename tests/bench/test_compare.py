@@ -48,7 +48,7 @@ def test_the_command_compares_models_trained_alike(bench, tmp_path, task):
     status, table = bench("--task", task, "--root", str(tmp_path), "--json", str(file), "--runs", str(runs))
     content = json.loads(file.read_text())
     assert content["settings"]["root"] == ""  # a folder of one machine is no result
-    rows, names = content["rows"], ["ddeq", *compare.MODELS[task]]
+    rows, names = content["rows"], compare.names(Config(task=task))
     assert status == 0 and len(rows) == len(names) and content["machine"]["threads"] == 1
     configs = [json.loads((runs / name / "config.json").read_text()) for name in names]
     different = {key for config in configs for key in config if config[key] != configs[0][key]}
@@ -72,6 +72,17 @@ def test_several_seeds(bench, tmp_path):
     assert status == 0 and [row["seed"] for row in rows] == [3, 4] and len(table.split("| PointNet |")) == 2
     accuracies = torch.tensor([row["accuracy"] for row in rows], dtype=torch.float64)
     assert f"| {accuracies.mean():.2%} ± {accuracies.std():.2%} |" in table and "deviation of 2 seeds" in table
+
+
+def test_descriptors_are_seen_by_a_baseline_too():
+    without, seen = (set(compare.names(Config(scales=scales))) for scales in (0, 2))
+    assert seen - without == {"pointnet-described"} and "pointnet" in without
+
+
+def test_the_baseline_with_descriptors_has_those_of_ddeq(rings):
+    config = Config(scales=2, finest=0.3)
+    model = compare.MODELS["classify"]["pointnet-described"].build(config, rings, 8)
+    assert model.descriptors.bandwidths == (0.3, 0.6)
 
 
 def test_models_of_neighbourhoods_have_clouds_of_one_size(bench, tmp_path, monkeypatch, rings):
@@ -106,7 +117,10 @@ def test_the_command_refuses_what_is_not_equal(bench, tmp_path, capsys):
     cases = [
         (["--ddeq", str(runs / "ddeq"), "--max-points", "7"], "--max-points 7: the models must be trained as"),
         (["--ddeq", str(runs / "no")], "holds no run"),
-        (["--models", "pcn"], "--models must be one of ddeq, dgcnn, pointmlp, pointnet, transformer; got 'pcn'"),
+        (
+            ["--models", "pcn"],
+            "--models must be one of ddeq, dgcnn, pointmlp, pointnet, pointnet-described, transformer; got 'pcn'",
+        ),
         (["--models", "ddeq", "--runs", str(runs), "--seed", "1"], "holds a run with other settings"),
         (["--ddeq", str(runs / "ddeq"), "--seeds", "2"], "--seeds must be 1 where --ddeq gives a run, got 2"),
         (["--ddeq", str(runs / "ddeq"), "--preset", "digits"], "--preset must not be given where --ddeq gives a run"),
