@@ -93,15 +93,16 @@ PRESETS = {
         "ModelNet40 without two clusters, the paper's sizes; for a GPU", _MODELNET | _COMPLETE | {"radius": 0.3}
     ),
     "shapes-classify": Preset(
-        "3-D shapes of a folder, or of an archive with --data npz, by 256 points drawn anew in every step; labelled "
-        "particles, sized for two CPU cores",
+        "3-D shapes of a folder, or of an archive with --data npz, by 256 points drawn anew in every step and their "
+        "descriptors; labelled particles, sized for two CPU cores",
         {
             **_SHAPES,
             "noise": 0.01,
             "drawn_points": 256,
+            "scales": 4,
             "dim_hidden": 64,
             "eval_every": 5,
-            "epochs": 100,
+            "epochs": 30,
             **_LABELLED,
         },
     ),
