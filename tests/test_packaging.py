@@ -109,7 +109,7 @@ def test_the_package_runs_as_its_command(words, tmp_path):
 def built(tmp_path_factory):
     """(source archive, wheel made of it), built from a copy of the sources by the installed setuptools."""
     pytest.importorskip("setuptools", minversion="77")
-    if not (SOURCES / "pyproject.toml").is_file():
+    if not all((SOURCES / name).exists() for name in ("pyproject.toml", "setup.py", "kernels")):
         pytest.skip("no sources beside the tests")
     folder = tmp_path_factory.mktemp("built")
     ignored = shutil.ignore_patterns(".*cache*", ".venv", ".git", "__pycache__", "*.egg-info", "build", "runs", "site")

@@ -13,6 +13,7 @@ from ddeq_fast.distances.completion import f_score
 from problems import rings_and_discs
 
 compare = pytest.importorskip("bench.compare", reason="no benchmarks beside the tests")
+completed = pytest.importorskip("bench.completed", reason="no benchmarks beside the tests")
 
 from ddeq_fast.training import Trainer, make_task, read_metrics  # noqa: E402
 from ddeq_fast.training.config import Config  # noqa: E402
@@ -182,10 +183,10 @@ def test_a_table_of_completion_in_three_dimensions_has_f_scores(bench, tmp_path,
     arguments = ("--task", "complete", "--data", "npz", "--models", "ddeq", "pointr", "--json", str(file))
     status, table = bench(*arguments, "--runs", str(runs))
     rows = json.loads(file.read_text())["rows"]
-    assert status == 0 and "| squared MMD | F-score | worst residual |" in table
-    partial = rows[0]["partial_f_score"]
+    assert status == 0 and "| squared MMD | F-score | EMD | worst residual |" in table
+    partial, moved = rows[0]["partial_f_score"], rows[0]["partial_emd"]
     own = next(line for line in table.splitlines() if "partial cloud itself" in line).split("|")
-    assert [cell.strip() for cell in own[5:]] == [f"{partial:.3f}", "", "", "", ""]
+    assert [cell.strip() for cell in own[5:]] == [f"{partial:.3f}", f"{moved:.4f}", "", "", "", ""]
     assert all(f"| {row['f_score']:.3f} ({row['f_score'] / partial:.2f}) |" in table for row in rows)
     assert all(row["partial_f_score"] == partial and 0 < row["f_score"] < 1 for row in rows)
     # The same from the run that is there now.
@@ -201,7 +202,7 @@ def test_f_scores_are_relative_to_the_size_of_the_whole_cloud():
             return PointClouds(x, weights)
 
     data, config = shapes(3, ((4, 4), (4, 3))), Config(task="complete", batch_size=3, radius=0.7)
-    found = compare.f_scores(Same(1, 1), config, data)
+    found = completed.scores(Same(1, 1), config, data)
     assert found["f_score"] == found["partial_f_score"] < 1
     inputs = make_task(config, data).inputs(data.test.batch(torch.arange(7)), None)
     scores = []
@@ -209,3 +210,17 @@ def test_f_scores_are_relative_to_the_size_of_the_whole_cloud():
         side = float((whole.amax(0) - whole.amin(0)).max())
         scores.append(f_score(cloud[mask], whole, 0.03 * side).score)
     assert found["f_score"] == pytest.approx(float(torch.stack(scores).mean()), abs=1e-6)
+    assert found["emd"] == found["partial_emd"] > 0
+
+
+def test_points_stand_for_equal_shares_of_the_weight():
+    points = torch.arange(12.0).view(2, 6, 1)
+    weights = torch.tensor([[1.0, 1, 2, 0, 4, 0], [0, 0, 1, 1, 0, 0]])
+    taken = completed.resampled(PointClouds(points, weights), 8)[..., 0]
+    assert taken.tolist() == [[0, 1, 2, 2, 4, 4, 4, 4], [8] * 4 + [9] * 4]
+    # A mean is that of the weighted cloud but for a share of a point, and rounding takes no padding.
+    many, one = torch.rand(1, 999, 2), torch.full((1, 999), 0.1)
+    one[:, 900:] = 0
+    taken = completed.resampled(PointClouds(many, one), 512)
+    assert (taken[0, -1] == many[0, 899]).all() or (taken[0, -1] == many[0, 898]).all()
+    assert torch.allclose(taken.mean(1), many[:, :900].mean(1), atol=0.05)
