@@ -130,7 +130,7 @@ def draw(result: dict, path: Path) -> None:
         )
     left.set(xlabel="epoch", ylabel=result["score"].replace("_", " "))
     left.grid(alpha=0.3)
-    left.legend(frameon=False)
+    left.legend(frameon=False, fontsize=8)
     if table is not None:
         counts = torch.tensor(table, dtype=torch.float64)
         right, shares = axes[0, 1], counts / counts.sum(1, keepdim=True).clamp_min(1)
