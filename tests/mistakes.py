@@ -96,6 +96,7 @@ WRONG = {
     "path": [3, True, [], 1.5, {}],
     "pair": ["text", 3, True, [], (1.0,), (1.0, 2.0, 3.0), ("a", "b"), (NAN, 1.0), (True, True), {}],
     "tuple": ["text", 3, True, ("a", "b", "c"), (NAN, NAN, NAN), (1.5, 2.5, 3.5), (-1, -2, -3), (True, True, True), {}],
+    "positives": ["text", 3, True, ("a", "b"), (NAN,), (0.0, 1.0), (-1, -2, -3), (float("inf"),), (True, True), {}],
     "options": ["text", 3, True, [], {"nonsense": 1}],
     "object": ["text", 3, True, [], 1.5, {}, object(), torch.nn.Linear(3, 3), torch.nn.Linear],
     "dtype": ["float32", 3, True, [], torch.int64, float],

@@ -36,7 +36,8 @@ KINDS = {
     "number": "weight factor",
     "ratio": "ratio",
     "pair": "lr_decay noise anneal regulariser",
-    "tuple": "dim_lift dims widths components bandwidths",
+    "tuple": "dim_lift dims widths components",
+    "positives": "bandwidths",
     "batch": "batch x_batch y_batch",
     "flag": "per_point checked relative stop_together cuda_graph return_image nesterov prefer rescale "
     "attend_to_padding",
