@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.sums.fields import potential_and_field
+from ddeq_fast.sums.operators import evaluate
 from ddeq_fast.sums.radial import Gaussian
 from ddeq_fast.utils.validation import check_number
 
@@ -54,7 +54,7 @@ class Descriptors(nn.Module):
         return 1 + 3 * len(self.bandwidths) if self.bandwidths else 0
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Of points x (B, m, d) with weights (B, m), zero for padding; gradients reach both."""
+        """Of points x (B, m, d) with weights (B, m), zero for padding; gradients reach both. Neither is checked here."""
         if not self.bandwidths:
             return x
         shares = weights / weights.sum(1, keepdim=True)
@@ -62,7 +62,7 @@ class Descriptors(nn.Module):
         others = (1 - shares).clamp_min(torch.finfo(x.dtype).eps)
         columns = [torch.linalg.vector_norm(x, dim=-1)]
         for bandwidth in self.bandwidths:
-            u, f = potential_and_field(x, x, Gaussian(bandwidth), charges=shares)
+            u, f = evaluate(x, x, shares, Gaussian(bandwidth), "auto", True, True)
             # Both sums may be zero at padding.
             shift = bandwidth * f / u.clamp_min(torch.finfo(x.dtype).tiny)[..., None]
             near = (u - shares).clamp_min(0) / others
