@@ -54,7 +54,7 @@ class Descriptors(nn.Module):
         return 1 + 3 * len(self.bandwidths) if self.bandwidths else 0
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Of points x (B, m, d) with weights (B, m), zero for padding; gradients reach both. Neither is checked here."""
+        """Of points x (B, m, d) with weights (B, m), zero for padding; gradients reach both. Neither is checked."""
         if not self.bandwidths:
             return x
         shares = weights / weights.sum(1, keepdim=True)
