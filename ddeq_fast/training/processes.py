@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +34,7 @@ class Processes:
             distributed.init_process_group(
                 "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device if on_gpu else None
             )
+            atexit.register(leave)
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
@@ -78,6 +80,13 @@ class Processes:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward averages gradients over the processes."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
+
+
+def leave() -> None:
+    """End what `join` began while Python still runs: a thread of the group that lets go of a tensor after that aborts
+    the process."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def local_device(name: str) -> str:

@@ -1,11 +1,13 @@
 """A process of a training job, as torchrun starts it: `job.py FOLDER RUN...` trains small runs of `RUNS` in
 FOLDER/RUN; of the run "die" the last process ends without a word in its third step."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from ddeq_fast.data.dataset import Dataset, Split, generator
 from ddeq_fast.training import Trainer, make_model
@@ -88,5 +90,11 @@ def make_mortal(trainer):
     trainer.train_step = dying
 
 
+def tell(folder):
+    """Write down whether the group of processes had been left when Python ended."""
+    (Path(folder) / f"left-{os.environ['RANK']}").write_text(str(not distributed.is_initialized()))
+
+
 if __name__ == "__main__":
+    atexit.register(tell, sys.argv[1])  # the first to be registered is the last to be called
     main(*sys.argv[1:])

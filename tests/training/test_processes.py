@@ -54,6 +54,11 @@ def runs(tmp_path_factory):
     return one, two
 
 
+def test_processes_leave_their_group_before_python_ends(runs):
+    """Threads of a group that outlive Python aborted finished jobs, one in hundreds."""
+    assert [(runs[1] / f"left-{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_two_processes_train_as_one_does(runs, run):
     """To a millionth in float64: metrics, weights and, of the largest, gradients as the optimizer remembers them. The
