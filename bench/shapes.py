@@ -2,7 +2,8 @@
 
 FOLDER holds shapes/shapes.npz and lidar/lidar.npz, arrays as `--data npz` reads them, with held-out clouds. Each part
 has a JSON file of its table, the score after every evaluation and, of classes, which were taken for which; a picture is
-drawn from that file alone. What is trained already is read from --runs: a comparison of hours may be interrupted.
+drawn from that file alone, both named after the part. What is trained already is read from --runs: a comparison of
+hours may be interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Part(NamedTuple):
 PARTS = {
     "shapes": Part("classify", "shapes/shapes.npz", "balanced_accuracy", {}),
     "lidar": Part("classify", "lidar/lidar.npz", "accuracy", {"rotation": "axis"}),  # scans stand upright
-    "completion": Part("complete", "shapes/shapes.npz", "chamfer", {}),
+    "shapes-completion": Part("complete", "shapes/shapes.npz", "chamfer", {}),
 }
 
 

@@ -73,10 +73,10 @@ def test_lidar(bench, folder, monkeypatch):
 
 
 def test_completion_has_no_confusion(bench, folder):
-    assert bench("--only", "completion", "--models", "pcn", "--seeds", "1")[0] == 0
-    result = json.loads((folder / "completion-cpu.json").read_text())
+    assert bench("--only", "shapes-completion", "--models", "pcn", "--seeds", "1")[0] == 0
+    result = json.loads((folder / "shapes-completion-cpu.json").read_text())
     assert "confusion" not in result and list(result["curves"]) == ["PCN, which makes the whole cloud"]
-    assert (folder / "completion.png").stat().st_size > 5000
+    assert (folder / "shapes-completion.png").stat().st_size > 5000
 
 
 def test_a_folder_without_the_arrays_is_refused(tmp_path, capsys):
