@@ -107,18 +107,20 @@ PRESETS = {
         },
     ),
     "shapes-complete": Preset(
-        "the same without two clusters, 512 points of each, sized for two CPU cores: labelled particles solved to a "
-        "residual of 1e-2",
+        "the same without two clusters, 256 points of each, sized for two CPU cores: labelled particles, described by "
+        "the cloud's field where they start, solved to a residual of 1e-2",
         {
             **_SHAPES,
-            "max_points": 512,
+            **_LABELLED_COMPLETION,
+            "max_points": 256,
+            "scales": 4,
+            "x_layers": 2,
             "num_heads": 4,
             "radius": 0.3,
             "growth": 1.45,
             "dim_label": 3,
-            "eval_every": 5,
-            "epochs": 60,
-            **_LABELLED_COMPLETION,
+            "eval_every": 4,
+            "epochs": 24,
         },
     ),
 }
