@@ -40,7 +40,7 @@ KINDS = {
     "positives": "bandwidths",
     "batch": "batch x_batch y_batch",
     "flag": "per_point checked relative stop_together cuda_graph return_image nesterov prefer rescale "
-    "attend_to_padding place_labels",
+    "attend_to_padding",
     "choice": "method convention reduction stop_on gradient solver backward kind residual_space",
     "options": "anderson flow",
     "function": "func function loader factory callback offer",

@@ -16,7 +16,6 @@ from ddeq_fast.sums.radial import Gaussian
 from ddeq_fast.utils.validation import check_number
 
 MOST = 64  # bandwidths: more are a mistake
-FAINT = 1e-6  # a potential below which the cloud is too far away to say where it is
 
 
 class Descriptors(nn.Module):
@@ -29,8 +28,7 @@ class Descriptors(nn.Module):
     - |g| and <g, x> of g = sigma f / u, the mean shift (Comaniciu and Meer 2002) in units of sigma: whether it lies at
       a border, and which way that faces.
 
-    Rotations about the origin change none of them. Padding has some too, which mean nothing. Of other places than the
-    cloud's own points, see `at`.
+    Rotations about the origin change none of them. Padding has some too, which mean nothing.
 
     Args:
         bandwidths: in the units of the points; none leaves the coordinates alone.
@@ -70,20 +68,3 @@ class Descriptors(nn.Module):
             near = (u - shares).clamp_min(0) / others
             columns += [torch.log1p(near / bandwidth**2), torch.linalg.vector_norm(shift, dim=-1), (shift * x).sum(-1)]
         return torch.cat((x, torch.stack(columns, -1)), -1)
-
-    def at(self, places: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        """Places (B, n, d), followed by how the cloud x (B, m, d) with weights (B, m) looks from there: (B, n, d + w).
-
-        Of every bandwidth log(1 + u / sigma^2) and the mean shift sigma f / (u + 1e-6), which turn with the cloud as
-        places do; it fades where the cloud is far away. w = `place_width(d)`. Gradients reach all three, and nothing is
-        checked.
-        """
-        shares, columns = weights / weights.sum(1, keepdim=True), [places]
-        for bandwidth in self.bandwidths:
-            u, f = evaluate(places, x, shares, Gaussian(bandwidth), "auto", True, True)
-            columns += [torch.log1p(u / bandwidth**2)[..., None], bandwidth * f / (u + FAINT)[..., None]]
-        return torch.cat(columns, -1)
-
-    def place_width(self, dim: int) -> int:
-        """Numbers of a place in this dimension beside its coordinates."""
-        return (1 + dim) * len(self.bandwidths)

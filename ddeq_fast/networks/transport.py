@@ -45,8 +45,7 @@ class Context(NamedTuple):
 
     matrix: of the bilinear layer, (B, middle, middle). sources: keys and values of X for every cross-attention layer.
     bias: log weights of X, (B, 1, 1, m), None where all are one. drops: dropout masks (B, 1, hidden) of every layer, or
-    None. anchors: of `TransportMap.anchored`. labels: of `TransportMap.labelled`. cloud: points and weights of X where
-    labels are places that it describes, else None.
+    None. anchors: of `TransportMap.anchored`. labels: of `TransportMap.labelled`.
     """
 
     matrix: Tensor
@@ -55,7 +54,6 @@ class Context(NamedTuple):
     drops: dict[str, list[Tensor | None]]
     anchors: Anchors | None = None
     labels: Labels | None = None
-    cloud: tuple[Tensor, Tensor] | None = None
 
 
 def default_heads(dim: int) -> int:
@@ -89,16 +87,13 @@ class TransportMap(nn.Module):
         dim_label: dimension of the particles' labels; 0 for none, as in the paper.
         bandwidths: of the cloud's own potential and field, by which a point of X is described beside its coordinates,
             see `ddeq_fast.networks.Descriptors`; none in the paper.
-        place_labels: labels are places among the points of X, dim_label = dim_x, and X's potential and field there
-            describe them too, see `Descriptors.at`.
         attend_to_padding: compatibility with checkpoints of the original code, which attends to padded points
             and sums over them, after zeroing their rows before each normalisation and after each attention layer.
         network_dtype: torch.bfloat16 or torch.float16 evaluate F with matrix products in that precision (autocast);
             particles, residuals and weights keep their own. None for none of it.
 
     Raises:
-        TypeError, ValueError: a size out of range, heads that do not divide dim_z, place_labels without bandwidths or
-            of another dimension than X.
+        TypeError, ValueError: a size out of range, heads that do not divide dim_z.
     """
 
     def __init__(
@@ -116,7 +111,6 @@ class TransportMap(nn.Module):
         dropout: float = 0.0,
         dim_label: int = 0,
         bandwidths: Sequence[float] = (),
-        place_labels: bool = False,
         attend_to_padding: bool = False,
         network_dtype: torch.dtype | None = None,
     ):
@@ -140,10 +134,6 @@ class TransportMap(nn.Module):
 
         self.lift_z = PointwiseMLP(dim_z, narrow, middle)
         self.descriptors = Descriptors(bandwidths)
-        self.place_labels = check_flag("place_labels", place_labels)
-        if place_labels and not (self.dim_label == dim_x and self.descriptors.bandwidths):
-            got = f"dim_label = {dim_label} and {len(self.descriptors.bandwidths)} bandwidths"
-            raise ValueError(f"place_labels must come with dim_label = dim_x = {dim_x} and bandwidths, got {got}")
         self.lift_x = PointwiseMLP(dim_x + self.descriptors.width, narrow, middle)
         self.norm_lift_z, self.norm_lift_x = nn.LayerNorm(middle), nn.LayerNorm(middle)
         self.bilinear = Bilinear(middle, middle, middle)
@@ -159,15 +149,13 @@ class TransportMap(nn.Module):
         )
         self.final = FeedForward(dim_z, dim_final, dropout)
         if self.dim_label:
-            told = self.dim_label + (self.descriptors.place_width(dim_x) if self.place_labels else 0)
-            self.lift_label = PointwiseMLP(told, narrow, middle)
-            self.widen_label = PointwiseMLP(told, widen, dim_z)
+            self.lift_label = PointwiseMLP(self.dim_label, narrow, middle)
+            self.widen_label = PointwiseMLP(self.dim_label, widen, dim_z)
 
     def extra_repr(self) -> str:
         shown = [f"dim_z={self.dim_z}, dim_x={self.dim_x}, num_heads={self.num_heads}"]
         shown += [f"dim_label={self.dim_label}"] * (self.dim_label > 0)
         shown += [f"bandwidths={self.descriptors.bandwidths}"] * bool(self.descriptors.bandwidths)
-        shown += ["place_labels=True"] * self.place_labels
         shown += ["attend_to_padding=True"] * self.attend_to_padding
         shown += [f"network_dtype={self.network_dtype}"] * (self.network_dtype is not None)
         return ", ".join(shown)
@@ -192,7 +180,7 @@ class TransportMap(nn.Module):
         padded, weights = weights is not None or mask is not None, check_weights("weights", weights, mask, x)
         if padded:
             x = without_padding(x, weights)
-        described, cloud = self.descriptors(x, weights), (x, weights) if self.place_labels else None
+        described = self.descriptors(x, weights)
         present = self._present(weights)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)
@@ -208,7 +196,7 @@ class TransportMap(nn.Module):
                 "final": [self.final.draw(x)],
             }
             sources = self.cross_encoder.keys_and_values(encoded)
-            return Context(self.bilinear.encode(lifted, weights), sources, bias, drops, cloud=cloud)
+            return Context(self.bilinear.encode(lifted, weights), sources, bias, drops)
 
     def check_context(self, context: Context) -> None:
         """Raise TypeError if `context` is none of `encode`."""
@@ -259,7 +247,7 @@ class TransportMap(nn.Module):
         self.check_context(context)
         self._check_labels("labels", labels, len(context.matrix))
         charges = None if weights is None else check_weights("weights", weights, None, labels)
-        return context._replace(labels=self._features(labels, charges, context))
+        return context._replace(labels=self._features(labels, charges))
 
     def _check_labels(self, name: str, labels: Tensor, batch: int, n: int | None = None) -> None:
         if not self.dim_label:
@@ -272,11 +260,9 @@ class TransportMap(nn.Module):
         check_cloud(name, labels)
         check_alike(name, labels, "the network", self.bilinear.bias)
 
-    def _features(self, labels: Tensor, charges: Tensor | None, context: Context) -> Labels:
+    def _features(self, labels: Tensor, charges: Tensor | None) -> Labels:
         """What F sees of labels (B, n, dim_label) of particles with these weights (B, n)."""
         labels = labels if charges is None else without_padding(labels, charges)
-        if context.cloud is not None:
-            labels = self.descriptors.at(labels, *context.cloud)
         with self._precision(labels):
             return Labels(self.lift_label(labels), self.widen_label(labels))
 
@@ -308,7 +294,7 @@ class TransportMap(nn.Module):
             points = without_padding(points, charges)
         if labels is not None or self.dim_label:
             self._check_labels("anchor_labels", labels, *points.shape[:2])  # type: ignore[arg-type]
-        features = None if labels is None else self._features(labels, charges, context)
+        features = None if labels is None else self._features(labels, charges)
         present = self._present(None if weights is None else charges)
         with self._precision(points):
             keys_and_values = self.self_encoder.keys_and_values(self._start(points, context, present, features))

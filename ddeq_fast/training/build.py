@@ -59,7 +59,6 @@ def make_model(config: Config, dim_x: int, num_classes: int) -> Classifier | Com
         dropout=config.dropout,
         dim_label=config.dim_label,
         bandwidths=bandwidths(config),
-        place_labels=config.task == "complete" and config.dim_label > 0 and config.scales > 0,
         network_dtype=_NETWORK_DTYPES[config.precision],
     )
     phantom = {"steps": config.phantom_steps} if config.backward == "phantom" else {}

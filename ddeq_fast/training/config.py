@@ -148,8 +148,8 @@ class Config:
     x_layers: int = _network(1, "attention layers within the input cloud, passed once a solve", low=1)
     scales: int = _network(
         0,
-        "bandwidths of the potentials and fields that describe an input point, and in completion the place where a new "
-        "one starts, beside coordinates, each twice the last; 0: coordinates alone",
+        "bandwidths of the potentials and fields that describe an input point beside its coordinates, each twice the "
+        "last; 0: coordinates alone",
         low=0,
         high=16,
     )

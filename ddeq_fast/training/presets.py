@@ -107,8 +107,8 @@ PRESETS = {
         },
     ),
     "shapes-complete": Preset(
-        "the same without two clusters, 256 points of each, sized for two CPU cores: labelled particles, described by "
-        "the cloud's field where they start, solved to a residual of 1e-2",
+        "the same without two clusters, 256 points of each and their descriptors, sized for two CPU cores: labelled "
+        "particles solved to a residual of 1e-2",
         {
             **_SHAPES,
             **_LABELLED_COMPLETION,
@@ -120,7 +120,7 @@ PRESETS = {
             "growth": 1.45,
             "dim_label": 3,
             "eval_every": 4,
-            "epochs": 24,
+            "epochs": 16,
         },
     ),
 }

@@ -112,56 +112,6 @@ def test_the_transport_map_sees_them(cloud):
     assert not close(transport(z, transport.encode(x * 1.5)), image, 1e-3)
 
 
-def test_places_are_described_by_the_cloud_there(cloud):
-    places, x = cloud(2, 4, 3), cloud(2, 6, 3)
-    weights = torch.rand(2, 6, dtype=torch.float64) + 0.5
-    described = Descriptors(BANDWIDTHS).at(places, x, weights)
-    assert described.shape == (2, 4, 3 + Descriptors(BANDWIDTHS).place_width(3))
-    columns = [places]
-    for sigma in BANDWIDTHS:
-        apart = x[:, None] - places[:, :, None]
-        k = torch.exp(-apart.square().sum(-1) / 2 / sigma**2) * (weights / weights.sum(1, keepdim=True))[:, None]
-        u = k.sum(-1, keepdim=True)
-        columns += [torch.log1p(u / sigma**2), (k[..., None] * apart).sum(2) / sigma / (u + 1e-6)]
-    assert close(described, torch.cat(columns, -1))
-
-
-def test_of_a_cloud_far_away_a_place_has_its_coordinates_alone(cloud):
-    places, x = cloud(1, 4, 3) + 50, cloud(1, 6, 3)
-    described = Descriptors(BANDWIDTHS).at(places, x, torch.ones(1, 6, dtype=torch.float64))
-    assert close(described[..., :3], places) and close(described[..., 3:], torch.zeros(1, 4, 8).double())
-
-
-def test_gradients_reach_places_and_the_cloud(cloud):
-    parts = cloud(2, 3, 2), cloud(2, 4, 2), torch.rand(2, 4, dtype=torch.float64).add(0.5)
-    assert torch.autograd.gradcheck(Descriptors(BANDWIDTHS).at, [part.requires_grad_() for part in parts])
-
-
-def test_the_transport_map_describes_labels_that_are_places(cloud):
-    """Of particles and of anchors; padding of the cloud does nothing, and turns turn with the label alone."""
-    transport = small_transport(bandwidths=BANDWIDTHS, dim_label=2, place_labels=True)
-    z, x, labels, anchors = cloud(2, 5, 8), cloud(2, 6, 2), cloud(2, 5, 2), cloud(2, 3, 8)
-
-    def image(x, weights=None, labels=labels):
-        context = transport.labelled(transport.encode(x, weights), labels)
-        return transport(z, transport.anchored(context, anchors, labels=labels[:, :3]))
-
-    padded, weights = torch.cat((x, x[:, :2]), 1), torch.ones(2, 8, dtype=x.dtype)
-    weights[:, 6:] = 0
-    assert close(image(padded, weights), image(x))
-    with torch.no_grad():
-        for lift in (transport.lift_label, transport.widen_label):
-            assert lift.linear1.in_features == 2 + 6
-            lift.linear1.weight[:, :2] = 0  # the label itself is not seen: only what is around it
-    assert close(image(x, labels=labels + 40), image(x, labels=labels - 40))
-    assert not close(image(x, labels=labels + 0.1), image(x), 1e-4)
-    message = "place_labels must come with dim_label = dim_x = 2 and bandwidths, got dim_label = "
-    with fails(ValueError, message + "3 and 2 bandwidths"):
-        small_transport(bandwidths=BANDWIDTHS, dim_label=3, place_labels=True)
-    with fails(ValueError, message + "2 and 0 bandwidths"):
-        small_transport(dim_label=2, place_labels=True)
-
-
 @pytest.mark.parametrize(
     ("bandwidths", "error", "message"),
     [
