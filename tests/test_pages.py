@@ -14,7 +14,6 @@ from ddeq_fast.commands import main as commands
 WITH_CODE = [page for page in pages.PAGES if page != "CONTRIBUTING.md" and pages.blocks(pages.text_of(page))]
 # Extras that a page's code needs.
 EXTRAS = {
-    "README.md": ["torchdeq"],
     "docs/howto/from-torchdeq.md": ["torchdeq"],
     "docs/howto/own-data.md": ["safetensors", "tqdm"],
 }
