@@ -39,6 +39,7 @@ from bench.report import write_json
 from ddeq_fast import data as data_sets
 from ddeq_fast import training
 from ddeq_fast.data import Dataset
+from ddeq_fast.data.augment import ROTATIONS
 from ddeq_fast.training.build import bandwidths
 from ddeq_fast.training.config import Config
 from ddeq_fast.training.presets import PRESETS
@@ -163,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-points", type=int, help="cut larger clouds to so many points, 0 for none", **default)
     text = "points of a training cloud, drawn anew in every step, 0 for all"
     parser.add_argument("--drawn-points", type=int, help=text, **default)
+    text = "random turns of training clouds: none, about the last axis, or all"
+    parser.add_argument("--rotation", choices=("none", *ROTATIONS), help=text, **default)
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation; the first one", **default)
     parser.add_argument("--seeds", type=int, default=1, help="so many seeds, each one more than the last (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads", **default)
