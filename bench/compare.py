@@ -83,12 +83,17 @@ def _described(config: Config, data: Dataset, width: int) -> nn.Module:
     return PointNet(data.dim, data.classes, width, bandwidths=bandwidths(config))
 
 
+def _most(config: Config, data: Dataset) -> int:
+    """Points of the largest completed cloud: of the largest there is, of which next to nothing was removed."""
+    return int(config.growth * max(map(len, data.train.points)))
+
+
 def _pcn(keep: bool) -> Callable[[Config, Dataset, int], PCN]:
-    return lambda config, data, width: PCN(data.dim, max(map(len, data.train.points)), config.growth, keep, width)
+    return lambda config, data, width: PCN(data.dim, _most(config, data), config.growth, keep, width)
 
 
 def _pointr(config: Config, data: Dataset, width: int) -> PoinTr:
-    return PoinTr(data.dim, max(map(len, data.train.points)), config.growth, width)
+    return PoinTr(data.dim, _most(config, data), config.growth, width)
 
 
 # Learning rates are the better of 3e-3 and 1e-2 after one to three epochs on MNIST, of completion with Muon, and of

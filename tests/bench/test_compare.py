@@ -176,6 +176,14 @@ def test_a_table_of_unbalanced_classes_has_balanced_accuracy(bench, tmp_path, mo
     assert not compare.unbalanced(shapes(3, ((20, 12), (8, 5))))
 
 
+@pytest.mark.parametrize("name", compare.MODELS["complete"])
+def test_completers_make_as_many_points_as_ddeq_also_of_the_largest_cloud(name, rings):
+    config = Config(task="complete", growth=1.45, dim_z=16, num_heads=2, dim_lift=4, dim_hidden=24)
+    whole = max(rings.train.points, key=len)[None]
+    completion = compare.MODELS["complete"][name].build(config, rings, 8)(whole)
+    assert int((completion.weights > 0).sum()) == int(1.45 * whole.shape[1])
+
+
 def test_a_table_of_completion_in_three_dimensions_has_f_scores(bench, tmp_path, monkeypatch):
     data = shapes(3, ((8, 8), (4, 4)))
     monkeypatch.setattr(compare.training, "load_data", lambda config: data)
