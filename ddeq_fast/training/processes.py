@@ -83,8 +83,7 @@ class Processes:
 
 
 def leave() -> None:
-    """End what `join` began while Python still runs: a thread of the group that lets go of a tensor after that aborts
-    the process."""
+    """End what `join` began while Python still runs: a thread of the group that outlives it may abort the process."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
 
 
 def test_processes_leave_their_group_before_python_ends(runs):
-    """Threads of a group that outlive Python aborted finished jobs, one in hundreds."""
+    """A finished job once aborted as Python ended: threads of a group that outlives it are the likely cause."""
     assert [(runs[1] / f"left-{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
 
 
