@@ -8,6 +8,7 @@ from hypothesis import settings
 from sample_kernels import KERNELS
 
 torch.set_num_threads(1)
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes beside those that run tests
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which nothing has done yet
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
