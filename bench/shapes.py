@@ -31,18 +31,17 @@ ROOT = Path(__file__).parent.parent
 
 
 class Part(NamedTuple):
-    """task: of `compare`; file: within the folder; score: that curves are drawn of; settings: beside the preset's."""
+    """preset: of DDEQ's settings; file: within the folder; score: that curves are drawn of."""
 
-    task: str
+    preset: str
     file: str
     score: str
-    settings: dict
 
 
 PARTS = {
-    "shapes": Part("classify", "shapes/shapes.npz", "balanced_accuracy", {}),
-    "lidar": Part("classify", "lidar/lidar.npz", "accuracy", {"rotation": "axis"}),  # scans stand upright
-    "shapes-completion": Part("complete", "shapes/shapes.npz", "chamfer", {}),
+    "shapes": Part("shapes-classify", "shapes/shapes.npz", "balanced_accuracy"),
+    "lidar": Part("scans-classify", "lidar/lidar.npz", "accuracy"),
+    "shapes-completion": Part("shapes-complete", "shapes/shapes.npz", "chamfer"),
 }
 
 
@@ -85,9 +84,8 @@ def confusion(folder: Path, config: Config, data: Dataset) -> list[list[int]]:
 def measure(name: str, args: argparse.Namespace) -> dict:
     """Train what is not trained yet of a part; its results."""
     part = PARTS[name]
-    asked = {"task": part.task, "data": "npz", "root": str(args.root / part.file), "threads": args.threads}
-    asked |= part.settings
-    config = compare.settings(asked | ({} if args.epochs is None else {"epochs": args.epochs}), None)
+    asked = {"data": "npz", "root": str(args.root / part.file), "threads": args.threads}
+    config = compare.settings(asked | ({} if args.epochs is None else {"epochs": args.epochs}), None, part.preset)
     data, rows, curves = training.load_data(config), [], {}
     known = compare.names(config)
     models = known if args.models is None else [model for model in known if model in args.models]
@@ -107,7 +105,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
         "score": part.score,
         "curves": curves,
     }
-    if part.task == "classify" and "ddeq" in models:
+    if config.task == "classify" and "ddeq" in models:
         result["class_names"] = list(data.names or map(str, range(data.classes)))
         result["confusion"] = confusion(args.runs / f"{name}-ddeq-0", config, data)
     return result

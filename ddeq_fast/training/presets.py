@@ -59,6 +59,16 @@ _LABELLED_COMPLETION = {
 
 # Clouds of unit radius, which lie in any direction.
 _SHAPES = {"data": "folder", "jitter": 0.0, "rotation": "all", "scaling": 0.1, "batch_size": 32, "threads": 2}
+_SHAPES_CLASSIFY = {
+    **_SHAPES,
+    "noise": 0.01,
+    "drawn_points": 256,
+    "scales": 4,
+    "dim_hidden": 64,
+    "eval_every": 5,
+    "epochs": 30,
+    **_LABELLED,
+}
 
 PRESETS = {
     "digits": Preset(
@@ -95,19 +105,14 @@ PRESETS = {
     "shapes-classify": Preset(
         "3-D shapes of a folder, or of an archive with --data npz, by 256 points drawn anew in every step and their "
         "descriptors; labelled particles, sized for two CPU cores",
-        {
-            **_SHAPES,
-            "noise": 0.01,
-            "drawn_points": 256,
-            "scales": 4,
-            "dim_hidden": 64,
-            "eval_every": 5,
-            "epochs": 30,
-            **_LABELLED,
-        },
+        _SHAPES_CLASSIFY,
+    ),
+    "scans-classify": Preset(
+        "the same of scanned objects that stand upright: turned about the last axis alone, and changed more",
+        {**_SHAPES_CLASSIFY, "rotation": "axis", "scaling": 0.2, "jitter": 0.1, "noise": 0.03},
     ),
     "shapes-complete": Preset(
-        "the same without two clusters, 256 points of each and their descriptors, sized for two CPU cores: labelled "
+        "3-D shapes without two clusters, 256 points of each and their descriptors, sized for two CPU cores: labelled "
         "particles solved to a residual of 1e-2",
         {
             **_SHAPES,
