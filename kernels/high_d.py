@@ -77,7 +77,7 @@ def _distances(q, scale, charges, i, j, SAME: tl.constexpr):
     q and scale = |x|^2 + |y|^2 are tiles (BLOCK_M, BLOCK_N) with the targets i (BLOCK_M,) and the sources j (BLOCK_N,);
     charges (1, BLOCK_N). Only with SAME, of a cloud on itself, is a pair with i = j known to coincide.
     """
-    near = (q <= NEAR * scale) & (charges != 0)
+    near = (q <= scale * NEAR) & (charges != 0)
     itself = i[:, None] == j[None, :]
     if SAME:
         near = near & (itself == 0)

@@ -81,6 +81,7 @@ def findings() -> dict[str, Any]:
 
     from ddeq_fast.commands.backend_checks import check_all
 
+    packages["torch"]["version"] = torch.__version__  # unlike that of the wheel, it tells the build
     found["threads"] = torch.get_num_threads()
     found["devices"] = {"cpu": platform.processor() or platform.machine()}
     found["devices"] |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
