@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -23,12 +24,18 @@ WIDEST = ["d=3", "d=8", "d=8, float64", "d=8, tangent", "d=8, tangent, float64",
 WIDEST += ["high, d=128, mixture", "high, d=1000, tangent", "direct, d=1024, tangent, float64", "nearest, d=128"]
 
 
+# Triton 3.7's code for sm_100 spills 8 bytes in one launch, and derivatives in high dimensions lack matrix units.
+BLACKWELL = 3, 9
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """rows(target): {launch: what `python -m bench roofline` found}, made once a target."""
     made = {}
 
     def make(target):
+        if target == "sm_100" and tuple(map(int, version("triton").split(".")[:2])) < BLACKWELL:
+            pytest.skip("needs Triton 3.9")
         if target not in made:
             file = tmp_path_factory.mktemp("roofline") / "rows.json"
             command = [sys.executable, "-m", "bench", "roofline", "--target", target, "--json", str(file)]
