@@ -200,7 +200,7 @@ def written(kernel: RadialKernel, other: Callable[[RadialKernel], str]) -> str:
 
 
 def _digits(number: float) -> str:
-    return f"{number!r}".removesuffix(".0")  # not `repr`, which torch.compile cannot trace
+    return f"{number}".removesuffix(".0")  # all its digits; torch.compile cannot trace `repr`, nor !r on Python 3.13
 
 
 _SPECIAL = {0.5: "riesz_1/2", 1.0: "riesz_1", 1.5: "riesz_3/2"}
