@@ -243,8 +243,8 @@ def test_flags_of_tiles_are_bounded(device, cloud, monkeypatch):
     """Many tiles of targets are several launches with the same results, of a cloud on itself, too."""
     flags, add = [], high_d.add_left_out
     monkeypatch.setattr(high_d, "add_left_out", lambda *a: (flags.append(a[4][0].numel()), add(*a)))
-    x, v = cloud(1, 140, 19).float().to(device), cloud(1, 140).float().to(device)
-    s, t = cloud(1, 140, 19).float().to(device), cloud(1, 140, 19).float().to(device)
+    x, v = cloud(2, 70, 19).float().to(device), cloud(140).view(2, 70).float().to(device)
+    s, t = cloud(2, 70, 19).float().to(device), cloud(2, 70, 19).float().to(device)
     calls = [lambda: TRITON.evaluate(x, x, v, Riesz(1.0), False, True), lambda: TRITON.tangent(x, x, v, s, t, MIXTURE)]
     for call in calls:
         monkeypatch.setattr(high_d, "FLAGS", 1 << 20)

@@ -224,8 +224,8 @@ def run(judges, backend, dtype, d, names, scenes=SCENES):
 
 SUMS = (judge_sums, judge_mmd)
 ALL = list(kernels(1.0))
-# Of compiled code, which is slow to make: two each, so that one might get the other's.
-EXPONENTS = ["riesz 0.5", "riesz 0.7"]
+EXPONENTS = ["riesz 0.5", "riesz 0.7", "riesz 1.5"]
+# Two, as compiling takes long: the second might get the code of the first.
 MIXTURES = ["mixture 0.7", "mixture 1.5"]
 DTYPES = [torch.float32, torch.float64]
 COMPILER = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler")
