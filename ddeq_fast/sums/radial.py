@@ -16,6 +16,7 @@ A kernel of one number, its exponent or bandwidth, is an `Elementary`: a class w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
@@ -99,6 +100,18 @@ def _away_from_zero(q: Tensor) -> Tensor:
 
 def _mask_zero(q: Tensor, value: Tensor) -> Tensor:
     return torch.where(q > 0, value, torch.zeros_like(value))
+
+
+# Exponentials up to e^12 times the least normal number count as zero: what charges make of them would be no normal
+# number, and a CPU takes a hundred times as long for those.
+_MARGIN = 12.0
+
+
+def _exp(x: Tensor) -> Tensor:
+    """e^x; in single precision zero below 2e-33, in double precision below 4e-303."""
+    if x.dtype.itemsize < 4:
+        return torch.exp(x)
+    return torch.exp(torch.nn.functional.threshold(x, math.log(torch.finfo(x.dtype).tiny) + _MARGIN, -math.inf))
 
 
 class Elementary(RadialKernel):
@@ -273,7 +286,7 @@ class Scaled(Elementary):
 @register
 @dataclass(frozen=True)
 class Gaussian(Scaled):
-    """k = exp(-|x - y|^2 / (2 sigma^2))."""
+    """k = exp(-|x - y|^2 / (2 sigma^2)); on CPUs zero where that is below 2e-33, in double precision 4e-303."""
 
     name: ClassVar[str] = "gaussian"
     smooth: ClassVar[bool] = True
@@ -281,7 +294,7 @@ class Gaussian(Scaled):
     @staticmethod
     def profile(order, q, number, code):
         rate = 1 / number**2
-        value = torch.exp(q * (-0.5 * rate))
+        value = _exp(q * (-0.5 * rate))
         if order == "k":
             return value
         return value * -rate if order == "phi" else value * (q * rate) * rate
@@ -293,7 +306,7 @@ class Gaussian(Scaled):
 @register
 @dataclass(frozen=True)
 class Laplacian(Scaled):
-    """k = exp(-|x - y| / sigma)."""
+    """k = exp(-|x - y| / sigma), with zeros as of `Gaussian`."""
 
     name: ClassVar[str] = "laplacian"
     smooth: ClassVar[bool] = False
@@ -301,10 +314,10 @@ class Laplacian(Scaled):
     @staticmethod
     def profile(order, q, number, code):
         safe = _away_from_zero(q)
+        value = _exp(_mask_zero(q, safe.sqrt()) * (-1 / number))
         if order == "k":
-            return torch.exp(_mask_zero(q, safe.sqrt()) * (-1 / number))
-        inverse = safe.rsqrt()
-        value = torch.exp(safe.sqrt() * (-1 / number)) * (1 / number)
+            return value
+        value, inverse = value * (1 / number), safe.rsqrt()
         return _mask_zero(q, value * -inverse if order == "phi" else value * (1 / number + inverse))
 
 

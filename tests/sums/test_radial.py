@@ -188,3 +188,24 @@ def test_factor_not_finite():
 def test_sum_with_something_other_than_a_kernel(other):
     with pytest.raises(TypeError, match=rf"unsupported operand type.* 'Gaussian' and '{type(other).__name__}'"):
         Gaussian() + other
+
+
+@pytest.mark.parametrize("dtype, least", [(torch.float32, 2e-33), (torch.float64, 4e-303)])
+@pytest.mark.parametrize("kind", [Gaussian, Laplacian])
+def test_zero_before_numbers_get_subnormal(kind, dtype, least):
+    """CPUs take up to a hundred times as long for those; what is no zero has all its digits."""
+    q = torch.logspace(0, 8, 4000, dtype=dtype)
+    kernel = kind(1.5)
+    for order in ("k", "phi"):
+        found = getattr(kernel, order)(q)
+        expected = getattr(kernel, order)(q.double()) if dtype == torch.float32 else found
+        assert bool((found == 0).any()) and found[found != 0].abs().min() > torch.finfo(dtype).tiny
+        assert bool((expected[found == 0].abs() < 2 * least).all())
+        present = found != 0
+        relative = (found.double() - expected)[present].abs() / expected[present].abs()
+        assert relative.max() < 100 * torch.finfo(dtype).eps
+
+
+def test_exponentials_in_half_precision_are_not_cut():
+    q = torch.linspace(0, 16, 50, dtype=torch.float16)
+    assert torch.equal(Gaussian(1.0).k(q), torch.exp(q * -0.5))
