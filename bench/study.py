@@ -108,6 +108,7 @@ METHODS = {
     "Anderson 2": _anderson(depth=2, shown=True),
     "Anderson 4": _anderson(depth=4),
     "Anderson 6": _anderson(depth=6, shown=True),
+    "Anderson 8": _anderson(depth=8),
     "Anderson 10": _anderson(depth=10),
     "Anderson 20": _anderson(depth=20),
     "Anderson 6, ridge 1e-6": _anderson(depth=6, ridge=1e-6),

@@ -34,9 +34,10 @@ class History(NamedTuple):
 def empty_history(z: Tensor, depth: int) -> History:
     """The history of `depth` iterates shaped like z (B, ...) before the first one."""
     flat = z.flatten(1)
-    ring = flat.new_zeros(len(z), depth - 1, flat.shape[1])
+    # Each slot is written before it is read.
+    dz, dg = (flat.new_empty(len(z), depth - 1, flat.shape[1]) for _ in range(2))
     slot = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    return History(torch.zeros_like(flat), torch.zeros_like(flat), ring, ring.clone(), slot)
+    return History(torch.zeros_like(flat), torch.zeros_like(flat), dz, dg, slot)
 
 
 def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge: float) -> tuple[Tensor, History]:
@@ -88,7 +89,7 @@ class Anderson(IterativeSolver):
         TypeError, ValueError: naming an option out of range.
     """
 
-    depth: int = 6
+    depth: int = 10
     mixing: float = 1.0
     ridge: float = 1e-10
     max_steps: int = 60

@@ -95,6 +95,9 @@ def warn_of(name: str, residual: Tensor, converged: Tensor, tol: float, rest: st
 Callback = Callable[[int, Tensor, Tensor], None]
 
 
+# Share of a batch that must be done before it is left behind: to copy all that is known of the others takes longer than
+# to evaluate F at a few more.
+DONE_SHARE = 1 / 8
 # Steps in which a sample down at the rounding of its precision must have gained a tenth, to go on.
 FLOOR_STEPS = 5
 
@@ -194,7 +197,8 @@ class _Run:
                 everyone = count == len(moving)
                 if not count:
                     break
-                if self.problem.separable and not everyone and not self.recorded:
+                done = len(moving) - count
+                if self.problem.separable and done >= DONE_SHARE * len(moving) and not self.recorded:
                     keep, everyone = moving.nonzero().squeeze(1), True
                     self.problem, self.rows, moving = self.problem.select(keep), self.rows[keep], moving[keep]
                     proposal, state, z = tree.select((proposal, state, z), keep)
