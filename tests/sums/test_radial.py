@@ -190,20 +190,18 @@ def test_sum_with_something_other_than_a_kernel(other):
         Gaussian() + other
 
 
-@pytest.mark.parametrize("dtype, least", [(torch.float32, 2e-33), (torch.float64, 4e-303)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", [Gaussian, Laplacian])
-def test_zero_before_numbers_get_subnormal(kind, dtype, least):
-    """CPUs take up to a hundred times as long for those; what is no zero has all its digits."""
+def test_exponentials_are_normal_numbers_or_zero(kind, dtype):
+    """CPUs take up to a hundred times as long for others; what is no zero has all its digits."""
     q = torch.logspace(0, 8, 4000, dtype=dtype)
-    kernel = kind(1.5)
-    for order in ("k", "phi"):
-        found = getattr(kernel, order)(q)
-        expected = getattr(kernel, order)(q.double()) if dtype == torch.float32 else found
-        assert bool((found == 0).any()) and found[found != 0].abs().min() > torch.finfo(dtype).tiny
-        assert bool((expected[found == 0].abs() < 2 * least).all())
-        present = found != 0
-        relative = (found.double() - expected)[present].abs() / expected[present].abs()
-        assert relative.max() < 100 * torch.finfo(dtype).eps
+    tiny = torch.finfo(dtype).tiny
+    kernel = kind(1.0)
+    found, expected = kernel.k(q), kernel.k(q.double())
+    zero = found == 0
+    assert bool(zero.any()) and found[~zero].min() >= tiny and expected[zero].max() < 1.1 * tiny
+    relative = (found.double() - expected)[~zero] / expected[~zero]
+    assert relative.abs().max() < 100 * torch.finfo(dtype).eps
 
 
 def test_exponentials_in_half_precision_are_not_cut():

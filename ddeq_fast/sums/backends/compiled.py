@@ -6,6 +6,8 @@ Without a compiler the dense backend answers, after one warning.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from ddeq_fast.sums.backends import dense, products
 from ddeq_fast.sums.backends.programs import Program, lowered, mixed, run
-from ddeq_fast.sums.radial import RadialKernel, unknown
+from ddeq_fast.sums.radial import Gaussian, Laplacian, RadialKernel, unknown
 
 MAX_DIMENSION = 1024
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
@@ -21,6 +23,8 @@ MAX_DIMENSION = 1024
 # dimensions, on one processor, 2.6 times.
 TILE = 1 << 23
 SOURCES = 1 << 12
+# Charges are raised to it for exponentials, unless bandwidths are so narrow that slopes might overflow.
+RAISED, NARROWEST = 2.0**20, 1e-4
 
 
 def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
@@ -35,6 +39,27 @@ def unsupported(x: Tensor, y: Tensor, kernel: RadialKernel) -> str | None:
     return f"has no code for the kernel {strange}, which is not registered" if strange else None
 
 
+def _raised(evaluate: Callable) -> Callable:
+    """`evaluate(x, y, v, ...)`, with the kernel among the others, made for charges v times a power of two where all
+    terms of the kernel are exponentials.
+
+    Those of far pairs times small charges are no normal numbers, for which CPUs take up to a hundred times as long.
+    """
+
+    @functools.wraps(evaluate)
+    def raised(x: Tensor, y: Tensor, v: Tensor, *others):
+        terms = [term for other in others if isinstance(other, RadialKernel) for _, term in other.terms()]
+        widths = [term.sigma for term in terms if isinstance(term, (Gaussian, Laplacian))]
+        largest = float(v.detach().abs().max()) if v.numel() and len(widths) == len(terms) else 0.0
+        if not (0 < largest < RAISED and min(widths) >= NARROWEST):
+            return evaluate(x, y, v, *others)
+        factor = 2.0 ** min(100, math.floor(math.log2(RAISED / largest)))
+        return tuple(None if part is None else part.div_(factor) for part in evaluate(x, y, v * factor, *others))
+
+    return raised
+
+
+@_raised
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool):
     """See `Backend.evaluate`."""
     if x.shape[2] > dense.DIFFERENCE_DIMENSION:
@@ -47,6 +72,7 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     return u, (torch.stack(found, -1) if field else None)
 
 
+@_raised
 def tangent(x: Tensor, y: Tensor, v: Tensor, s: Tensor, t: Tensor, kernel: RadialKernel):
     """See `Backend.tangent`."""
     if x.shape[2] > dense.DIFFERENCE_DIMENSION:

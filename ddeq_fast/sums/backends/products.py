@@ -5,20 +5,22 @@ As in the dense backend, of clouds centred first,
     S = x y^T,    q = |x|^2 + |y|^2 - 2 S,    w = v phi(q),    u = sum_j v k(q),    f = (sum_j w) x - w y.
 
 All from S to w and the sums over j is one program for each kind of kernel, whatever the dimension: a tile of S is read
-once and one of w is written once. Pairs of which q has lost its digits, `near` ones, are left out of it, and their
+once and one of w is written once. Of a cloud on itself, in several tiles, half of them are enough: k and phi are
+symmetric, and are written without charges. Pairs of which q has lost its digits, `near` ones, are left out, and their
 number is told; where there are some they are found and summed from the differences of the points as they were given.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import dense
-from ddeq_fast.sums.backends.memory import Sums, Tiles, tile_pairs
+from ddeq_fast.sums.backends.memory import Sums, Tiles, out_of_memory, tile_pairs
 from ddeq_fast.sums.backends.programs import Program, lowered, mixed, run
 from ddeq_fast.sums.radial import RadialKernel
 
@@ -37,10 +39,16 @@ class _NotCompiled(Exception):
 @torch.autocast("cpu", enabled=False)
 def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: bool, field: bool) -> Sums | None:
     """See `Backend.evaluate`; None without a compiler."""
-    tile = _Tile(_sums, kernel, v, (potential, field), products=1, outputs=int(field))
-    targets, sources = _prepared(x, y, v, v.abs())
     itself = x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride()
-    found = _in_tiles(functools.partial(_evaluate, tile, itself), targets, sources, MATRICES)
+    targets, sources = _prepared(x, y, v, v.abs())
+    found = None
+    # Points without a charge are where they are as targets, and anywhere as sources.
+    several = x.shape[1] ** 2 > _pairs(x.device, MATRICES * x.element_size())
+    if itself and several and bool((v != 0).all()):
+        found = _of_itself(kernel, sources, potential, field)
+    if found is None:
+        tile = _Tile(_sums, kernel, v, (potential, field), products=1, outputs=int(field))
+        found = _in_tiles(functools.partial(_evaluate, tile, itself), targets, sources, MATRICES)
     if found is None or found[0] is None or not itself:
         return found
     return found[0] + v * kernel.k(x.new_zeros(())), found[1]
@@ -139,6 +147,64 @@ def _evaluate(tile: _Tile, itself: bool, targets, sources) -> Sums:
     return u, f
 
 
+def _of_itself(kernel: RadialKernel, sources: Sequence[Tensor], potential: bool, field: bool) -> Sums | None:
+    """Sums of a cloud on itself, without those of points with themselves: a tile of pairs serves both of its sides.
+
+    None without a compiler, or where tiles of this size do not fit into memory.
+    """
+    _, given, x, size, v = sources
+    batch, n = v.shape
+    tile = _Tile(_values, kernel, v, (potential, field), products=1, outputs=int(potential) + int(field))
+    edge = math.isqrt(_pairs(x.device, MATRICES * x.element_size()))
+    points = given, x, size, v, v[..., None] * x
+    # Potentials, sums of phi v and of phi v x, and forces of near pairs.
+    sums = torch.zeros_like(v), torch.zeros_like(v), torch.zeros_like(x), torch.zeros_like(x)
+    try:
+        for b in range(batch):
+            for i in range(0, n, edge):
+                for j in range(i, n, edge):
+                    _both_ways(tile, b, slice(i, i + edge), slice(j, j + edge), points, sums)
+    except _NotCompiled:
+        return None
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None
+    u, masses, moments, near = sums
+    return (u if potential else None), (near.addcmul_(masses[..., None], x).sub_(moments) if field else None)
+
+
+def _both_ways(tile: _Tile, b: int, i: slice, j: slice, points: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
+    """Add to `sums`, of `_of_itself`, what two blocks of cloud b do to each other, or one does to itself."""
+    given, x, size, v, charged = points
+    u, masses, moments, forces = sums
+    one, apart = slice(b, b + 1), i.start < j.start
+    products, *filled = matrices = tile.matrices(torch.Size((1, len(v[b, i]), len(v[b, j]))))
+    torch.bmm(x[one, i], x[one, j].mT, out=products)
+    known = 0 if apart else products.diagonal(0, 1, 2).fill_(torch.inf).numel()
+    *rows, number = tile(matrices, size[one, i], size[one, j], v[one, j])
+    wanted = [total for total, asked in zip((u, masses), tile.wanted, strict=True) if asked]
+    for total, row, matrix in zip(wanted, rows, filled, strict=True):
+        total[one, i] += row
+        if apart:
+            total[one, j] += (v[one, None, i] @ matrix)[:, 0]
+    if tile.wanted[1]:
+        moments[one, i].baddbmm_(filled[-1], charged[one, j])
+        if apart:
+            moments[one, j].baddbmm_(filled[-1].mT, charged[one, i])
+    if number.sum() > known:
+        first = 0 if known else products.shape[2]
+        for _, p, q in _near(products, size[one, i], size[one, j], torch.ones_like(v[one, j]), first, x.shape[2]):
+            p, q = p + i.start, q + j.start
+            for to, source in [(p, q), (q, p)] if apart else [(p, q)]:
+                d, charge = given[b, to] - given[b, source], v[b, source]
+                squared = torch.linalg.vecdot(d, d)
+                if tile.wanted[0]:
+                    u[b].index_add_(0, to, charge * tile.kernel.k(squared))
+                if tile.wanted[1]:
+                    forces[b].index_add_(0, to, (charge * tile.kernel.phi(squared))[:, None] * d)
+
+
 def _tangent(tile: _Tile, targets, sources) -> Sums:
     given_x, x, size_x, s, along_x, both_x = targets
     given_y, y, size_y, v, t, along_y, both_y = sources
@@ -191,6 +257,21 @@ def _sums(kinds, wanted, matrices, vectors, numbers):
     if wanted[0]:
         found.insert(0, (mixed(kinds, numbers, q, "k") * charges).sum(-1))
     return found
+
+
+def _values(kinds, wanted, matrices, vectors, numbers):
+    """[u, sum_j phi v, near pairs], what is wanted of it, each (B, m); k and phi go into the last matrices, zero for
+    near pairs."""
+    products, *filled = matrices
+    size_x, size_y, v = vectors
+    q, ones, number = _distances(products, size_x, size_y, torch.ones_like(v))
+    asked = [order for order, want in zip(("k", "phi"), wanted, strict=True) if want]
+    found = []
+    for order, matrix in zip(asked, filled, strict=True):
+        values = mixed(kinds, numbers, q, order) * ones
+        matrix.copy_(values)
+        found.append((values * v[:, None]).sum(-1))
+    return [*found, number]
 
 
 def _slopes(kinds, wanted, matrices, vectors, numbers):

@@ -12,7 +12,7 @@ import torch
 
 from ddeq_fast import Gaussian, Laplacian, Riesz, squared_mmd
 from ddeq_fast.sums import backends
-from ddeq_fast.sums.backends import compiled, dense, products, programs
+from ddeq_fast.sums.backends import compiled, dense, memory, products, programs
 
 MIXTURE = 0.5 * Riesz(1.0) + 2.0 * Gaussian(1.7) + -0.25 * Laplacian(0.6)
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-14}
@@ -82,9 +82,48 @@ def test_a_cloud_on_itself_in_tiles(tile, cloud, monkeypatch):
     x[:, 7] = x[:, 2]
     compare(x, x, v, Riesz(1.0), s, s)
     compare(x, x[:, :19].clone(), v[:, :19], Riesz(1.0), s, s[:, :19])
+    for padding in (1.0, 1e4):  # targets where they are, and no sources
+        x[1, 20:], v[1, 20:] = padding, 0
+        compare(x, x, v, Riesz(1.0), s, s)
     alike = x.clone()
     u, f = compiled.evaluate(x, x, v, Gaussian(1.3), True, True)
     torch.testing.assert_close((u, f), compiled.evaluate(x, alike, v, Gaussian(1.3), True, True))
+
+
+def test_near_pairs_within_blocks_and_across(cloud, monkeypatch):
+    """Each of a pair pulls at the other, with a charge of its own."""
+    monkeypatch.setattr(products, "TILE", 64)
+    x, v = cloud(2, 30, 12).float(), cloud(2, 30).float()
+    x[:, 10:20] = x[:, :10] + 1e-3 * cloud(2, 10, 12).float()
+    x[:, 21] = x[:, 20] + 1e-3
+    for kernel in (Riesz(1.0), MIXTURE):
+        compare(x, x, v, kernel, *[cloud(2, 30, 12).float()] * 2, tolerance=1e-5)
+
+
+def test_where_tiles_do_not_fit_they_get_smaller(cloud, monkeypatch):
+    monkeypatch.setattr(products, "TILE", 400)
+    plain = products._Tile.matrices
+
+    def crowded(self, shape):
+        if shape.numel() > 150:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory")
+        return plain(self, shape)
+
+    monkeypatch.setattr(products._Tile, "matrices", crowded)
+    memory._warn_once.cache_clear()
+    x, v, s = cloud(1, 50, 12).float(), cloud(1, 50).float(), cloud(1, 50, 12).float()
+    with pytest.warns(RuntimeWarning, match="smaller tiles"):
+        compare(x, x, v, Riesz(1.0), s, s)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-20, 1.0, 1e15])
+@pytest.mark.parametrize("d", [3, 12])
+def test_charges_of_any_size_of_exponentials(size, d, cloud):
+    """They are raised by a power of two while they are summed, narrow kernels apart."""
+    x, y, v = cloud(1, 17, d).float(), cloud(1, 19, d).float(), size * cloud(1, 19).float()
+    s, t = cloud(1, 17, d).float(), cloud(1, 19, d).float()
+    for kernel in (Gaussian(1.0), Laplacian(2.0) + -0.5 * Gaussian(0.7), Laplacian(1e-6)):
+        compare(x, y, v, kernel, s, t, tolerance=1e-5 if size > 1e-30 else 1e-4)
 
 
 @pytest.mark.parametrize("kernel", [Riesz(1.0), Riesz(0.5)], ids=str)
