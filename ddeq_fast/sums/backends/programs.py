@@ -65,18 +65,19 @@ def run(program: Program, *arguments) -> list[Tensor] | None:
     """formula(kinds, wanted, *arguments), compiled; None, after one warning, if it cannot be compiled here."""
     if program in _failed:
         return None
-    reason: Exception
+    settings: Any = torch.fx.experimental._config  # its own `patch` takes longer than small sums
+    shared, settings.use_duck_shape = settings.use_duck_shape, False  # sizes equal in the first call need not be in others
     try:
-        from torch._dynamo.exc import TorchDynamoException  # makes its folder when it is first imported
-    except OSError as error:
+        return _compiled(program)(*arguments)
+    except Exception as error:
         reason = error
-    else:
-        try:
-            # Sizes that are equal in the first call need not be in others.
-            with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                return _compiled(program)(*arguments)
-        except (TorchDynamoException, OSError) as error:
-            reason = error
+    finally:
+        settings.use_duck_shape = shared
+    if not isinstance(reason, OSError):  # there is no folder for code
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(reason, TorchDynamoException):
+            raise reason
     _failed.add(program)
     first = (str(reason).splitlines() or [type(reason).__name__])[0]
     _warn_once(f"{first}; its code goes to {_place()} (environment variable {VARIABLE})")
