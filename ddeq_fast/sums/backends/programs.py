@@ -65,8 +65,9 @@ def run(program: Program, *arguments) -> list[Tensor] | None:
     """formula(kinds, wanted, *arguments), compiled; None, after one warning, if it cannot be compiled here."""
     if program in _failed:
         return None
-    settings: Any = torch.fx.experimental._config  # its own `patch` takes longer than small sums
-    shared, settings.use_duck_shape = settings.use_duck_shape, False  # sizes equal in the first call need not be in others
+    # Sizes that are equal in the first call need not be in others. `patch` takes as long as half of a small call.
+    settings: Any = torch.fx.experimental._config
+    shared, settings.use_duck_shape = settings.use_duck_shape, False
     try:
         return _compiled(program)(*arguments)
     except Exception as error:
