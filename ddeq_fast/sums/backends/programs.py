@@ -71,18 +71,24 @@ def run(program: Program, *arguments) -> list[Tensor] | None:
     try:
         return _compiled(program)(*arguments)
     except Exception as error:
+        if not _without_compiler(error):
+            raise
         reason = error
     finally:
         settings.use_duck_shape = shared
-    if not isinstance(reason, OSError):  # there is no folder for code
-        from torch._dynamo.exc import TorchDynamoException
-
-        if not isinstance(reason, TorchDynamoException):
-            raise reason
     _failed.add(program)
     first = (str(reason).splitlines() or [type(reason).__name__])[0]
     _warn_once(f"{first}; its code goes to {_place()} (environment variable {VARIABLE})")
     return None
+
+
+def _without_compiler(error: Exception) -> bool:
+    """Whether this says that nothing can be compiled here, or written."""
+    if isinstance(error, OSError):  # also of what is imported next, which makes a folder
+        return True
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
 
 
 def code_folder() -> str:
