@@ -137,14 +137,20 @@ def _evaluate(tile: _Tile, itself: bool, targets, sources) -> Sums:
     u = found.pop(0) if tile.wanted[0] else None
     f = torch.baddbmm(found[0][..., None] * x, weights[0], y, alpha=-1) if weights else None
     if number.sum() > known.numel():
-        for b, i, j in _near(products, size_x, size_y, v, first, x.shape[2]):
-            d, charge = given_x[b, i] - given_y[b, j], v[b, j]
-            q = torch.linalg.vecdot(d, d)
-            if u is not None:
-                dense.add(u, b, i, charge * tile.kernel.k(q))
-            if f is not None:
-                dense.add(f, b, i, (charge * tile.kernel.phi(q))[:, None] * d)
+        for pairs in _near(products, size_x, size_y, v, first, x.shape[2]):
+            _add_near(tile.kernel, pairs, given_x, given_y, v, u, f)
     return u, f
+
+
+def _add_near(kernel: RadialKernel, pairs, x: Tensor, y: Tensor, v: Tensor, u: Tensor | None, f: Tensor | None) -> None:
+    """Add to u and f, where they are wanted, what pairs (cloud, target, source) of given points come to."""
+    b, i, j = pairs
+    d, charge = x[b, i] - y[b, j], v[b, j]
+    q = torch.linalg.vecdot(d, d)
+    if u is not None:
+        dense.add(u, b, i, charge * kernel.k(q))
+    if f is not None:
+        dense.add(f, b, i, (charge * kernel.phi(q))[:, None] * d)
 
 
 def _of_itself(kernel: RadialKernel, sources: Sequence[Tensor], potential: bool, field: bool) -> Sums | None:
@@ -194,15 +200,11 @@ def _both_ways(tile: _Tile, b: int, i: slice, j: slice, points: Sequence[Tensor]
             moments[one, j].baddbmm_(filled[-1].mT, charged[one, i])
     if number.sum() > known:
         first = 0 if known else products.shape[2]
-        for _, p, q in _near(products, size[one, i], size[one, j], torch.ones_like(v[one, j]), first, x.shape[2]):
-            p, q = p + i.start, q + j.start
+        near_u, near_f = (total if asked else None for total, asked in zip((u, forces), tile.wanted, strict=True))
+        for cloud, p, q in _near(products, size[one, i], size[one, j], torch.ones_like(v[one, j]), first, x.shape[2]):
+            cloud, p, q = cloud + b, p + i.start, q + j.start
             for to, source in [(p, q), (q, p)] if apart else [(p, q)]:
-                d, charge = given[b, to] - given[b, source], v[b, source]
-                squared = torch.linalg.vecdot(d, d)
-                if tile.wanted[0]:
-                    u[b].index_add_(0, to, charge * tile.kernel.k(squared))
-                if tile.wanted[1]:
-                    forces[b].index_add_(0, to, (charge * tile.kernel.phi(squared))[:, None] * d)
+                _add_near(tile.kernel, (cloud, to, source), given, given, v, near_u, near_f)
 
 
 def _tangent(tile: _Tile, targets, sources) -> Sums:
