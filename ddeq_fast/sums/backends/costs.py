@@ -148,7 +148,7 @@ def call_bytes(name: str, shape: tuple[int, int, int, int], itemsize: int, devic
         size = dense.pair_bytes(d, itemsize)
         return min(batch * m * n, memory.tile_pairs(device, size)) * size
     if name == "compiled" and d > dense.DIFFERENCE_DIMENSION:
-        return products.call_bytes(shape, itemsize, device)
+        return products.call_bytes(shape, itemsize)
     entry = table()["backends"].get(name)
     return None if entry is None else int(batch * (m + n) * (entry["point_bytes"] + entry["number_bytes"] * d))
 

@@ -103,14 +103,19 @@ class Tiles:
             ]
             return _joined(parts, 0)
         # Square tiles load the fewest points, and keep sums in single precision short.
-        rows = min(m, max(self.pairs // n, math.isqrt(self.pairs)))
-        columns = max(1, self.pairs // rows)
+        rows = even(m, max(self.pairs // n, math.isqrt(self.pairs)))
+        columns = even(n, max(1, self.pairs // rows))
         parts = []
         for i in range(0, m, rows):
             block = [t[:, i : i + rows] for t in targets]
             tiles = [self.run(block, [s[:, j : j + columns] for s in sources]) for j in range(0, n, columns)]
             parts.append(functools.reduce(added, tiles))
         return _joined(parts, 1)
+
+
+def even(points: int, most: int) -> int:
+    """Points of each part, where as few parts as hold at most so many are as large as each other."""
+    return -(-points // -(-points // most))
 
 
 def added(a: Sums, b: Sums) -> Sums:

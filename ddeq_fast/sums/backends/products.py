@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from ddeq_fast.sums.backends import dense
-from ddeq_fast.sums.backends.memory import Sums, Tiles, out_of_memory, tile_pairs
+from ddeq_fast.sums.backends.memory import Sums, Tiles, even, memory_budget, out_of_memory
 from ddeq_fast.sums.backends.programs import Program, lowered, mixed, run
 from ddeq_fast.sums.radial import RadialKernel
 
-# Pairs of a tile: its matrices nearly stay in the cache, and its three calls take far longer than to call.
-TILE = 1 << 20
+# Bytes of a tile's matrix: its three calls take far longer than to call, and memory for it is soon found again.
+TILE = 8 << 20
 # Matrices alive at once where near pairs are looked for, which are squared distances, sizes and flags beside the two.
 MATRICES = 6
 TANGENT_MATRICES = 8
@@ -43,7 +43,7 @@ def evaluate(x: Tensor, y: Tensor, v: Tensor, kernel: RadialKernel, potential: b
     targets, sources = _prepared(x, y, v, v.abs())
     found = None
     # Points without a charge are where they are as targets, and anywhere as sources.
-    several = x.shape[1] ** 2 > _pairs(x.device, MATRICES * x.element_size())
+    several = x.shape[1] ** 2 > _pairs(x.element_size())
     if itself and several and bool((v != 0).all()):
         found = _of_itself(kernel, sources, potential, field)
     if found is None:
@@ -79,20 +79,19 @@ def _prepared(x: Tensor, y: Tensor, v: Tensor, mass: Tensor) -> tuple[list[Tenso
     return targets, [*sources, v]
 
 
-def call_bytes(shape: tuple[int, int, int, int], itemsize: int, device: torch.device) -> int:
+def call_bytes(shape: tuple[int, int, int, int], itemsize: int) -> int:
     """Memory of one call of shape (B, m, n, d), potential and field, beyond its inputs and results."""
     batch, m, n, d = shape
-    pairs = min(batch * m * n, _pairs(device, MATRICES * itemsize))
+    pairs = min(batch * m * n, _pairs(itemsize))
     return itemsize * (MATRICES * pairs + 2 * batch * (m + n) * d)
 
 
-def _pairs(device: torch.device, pair_bytes: int) -> int:
-    return min(TILE, tile_pairs(device, pair_bytes))
+def _pairs(itemsize: int, matrices: int = MATRICES) -> int:
+    return max(1, min(TILE, memory_budget() // matrices) // itemsize)
 
 
 def _in_tiles(sums, targets: Sequence[Tensor], sources: Sequence[Tensor], matrices: int) -> Sums | None:
-    device, itemsize = targets[-1].device, targets[-1].element_size()
-    tiles = Tiles(sums, _pairs(device, matrices * itemsize))
+    tiles = Tiles(sums, _pairs(targets[-1].element_size(), matrices))
     try:
         return tiles.run(targets, sources)
     except _NotCompiled:
@@ -161,7 +160,7 @@ def _of_itself(kernel: RadialKernel, sources: Sequence[Tensor], potential: bool,
     _, given, x, size, v = sources
     batch, n = v.shape
     tile = _Tile(_values, kernel, v, (potential, field), products=1, outputs=int(potential) + int(field))
-    edge = math.isqrt(_pairs(x.device, MATRICES * x.element_size()))
+    edge = even(n, math.isqrt(_pairs(x.element_size())))
     points = given, x, size, v, v[..., None] * x
     # Potentials, sums of phi v and of phi v x, and forces of near pairs.
     sums = torch.zeros_like(v), torch.zeros_like(v), torch.zeros_like(x), torch.zeros_like(x)

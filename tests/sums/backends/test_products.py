@@ -74,7 +74,7 @@ def _moves(m, n, cloud):
     return cloud(2, m, 12).float(), cloud(2, n, 12).float()
 
 
-@pytest.mark.parametrize("tile", [16, 70, 1 << 20])
+@pytest.mark.parametrize("tile", [64, 280, products.TILE])
 def test_a_cloud_on_itself_in_tiles(tile, cloud, monkeypatch):
     """Tiles on the diagonal, beside it and across it; two points coincide."""
     monkeypatch.setattr(products, "TILE", tile)
@@ -92,7 +92,7 @@ def test_a_cloud_on_itself_in_tiles(tile, cloud, monkeypatch):
 
 def test_near_pairs_within_blocks_and_across(cloud, monkeypatch):
     """Each of a pair pulls at the other, with a charge of its own."""
-    monkeypatch.setattr(products, "TILE", 64)
+    monkeypatch.setattr(products, "TILE", 256)
     x, v = cloud(2, 30, 12).float(), cloud(2, 30).float()
     x[:, 10:20] = x[:, :10] + 1e-3 * cloud(2, 10, 12).float()
     x[:, 21] = x[:, 20] + 1e-3
@@ -101,7 +101,7 @@ def test_near_pairs_within_blocks_and_across(cloud, monkeypatch):
 
 
 def test_where_tiles_do_not_fit_they_get_smaller(cloud, monkeypatch):
-    monkeypatch.setattr(products, "TILE", 400)
+    monkeypatch.setattr(products, "TILE", 1600)
     plain = products._Tile.matrices
 
     def crowded(self, shape):
