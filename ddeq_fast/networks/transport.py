@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddeq_fast.networks.attention import KeysAndValues, Prepared, prepare
+from ddeq_fast.networks.attention import KeysAndValues, Prepared, arranged_here, prepare
 from ddeq_fast.networks.bilinear import Bilinear
 from ddeq_fast.networks.descriptors import Descriptors
 from ddeq_fast.networks.encoders import MOST_LAYERS, AttentionEncoder
 from ddeq_fast.networks.layers import WIDEST, FeedForward, PointwiseMLP, check_widths
 from ddeq_fast.networks.padding import attention_bias, log_weights, without_padding, zeroed
+from ddeq_fast.utils import tree
 from ddeq_fast.utils.validation import check_alike, check_cloud, check_flag, check_integer, check_number, check_weights
 
 MOST_HEADS = 32  # of the default, as the paper has them
 LEAST_HEAD = 4  # coordinates a head
+POINTS_AT_ONCE = 2048  # of input clouds, encoded on a CPU without a graph
 
 
 class Anchors(NamedTuple):
@@ -184,19 +186,37 @@ class TransportMap(nn.Module):
         present = self._present(weights)
         if self.attend_to_padding:
             weights = torch.ones_like(weights)
-        bias = attention_bias(weights)
-
+        bias, drops_x = attention_bias(weights), self.x_encoder.draw(x)
+        drops = {
+            "self": self.self_encoder.draw(x),
+            "cross": self.cross_encoder.draw(x),
+            "final": [self.final.draw(x)],
+        }
+        pieces, size = (described, weights, bias, present, drops_x), self._encoded_at_once(x)
+        chunks = [tree.apply(lambda t, i=i: t[i : i + size], pieces) for i in range(0, len(x), size)]
         with self._precision(x):
-            lifted = self.norm_lift_x(zeroed(self.lift_x(described), present))
-            wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
-            encoded = self.x_encoder(wide, bias=bias, drops=self.x_encoder.draw(x), present=present)
-            drops = {
-                "self": self.self_encoder.draw(x),
-                "cross": self.cross_encoder.draw(x),
-                "final": [self.final.draw(x)],
-            }
-            sources = self.cross_encoder.keys_and_values(encoded)
-            return Context(self.bilinear.encode(lifted, weights), sources, bias, drops)
+            matrix, sources = tree.joined([self._encoded(*chunk) for chunk in chunks])
+        return Context(matrix, sources, bias, drops)
+
+    def _encoded(
+        self,
+        described: Tensor,
+        weights: Tensor,
+        bias: Tensor | None,
+        present: Tensor | None,
+        drops: list[Tensor | None],
+    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
+        """Matrix of the bilinear layer, keys and values of X, of described points (B, m, width)."""
+        lifted = self.norm_lift_x(zeroed(self.lift_x(described), present))
+        wide = self.norm_widen_x(zeroed(self.widen_x(lifted), present))
+        encoded = self.x_encoder(wide, bias=bias, drops=drops, present=present)
+        return self.bilinear.encode(lifted, weights), self.cross_encoder.keys_and_values(encoded)
+
+    def _encoded_at_once(self, x: Tensor) -> int:
+        """Clouds of X whose layers the caches of a CPU hold; with a graph, which keeps all of them, the whole batch."""
+        if torch.is_grad_enabled() or not arranged_here(x):
+            return len(x)
+        return max(1, POINTS_AT_ONCE // x.shape[1])
 
     def check_context(self, context: Context) -> None:
         """Raise TypeError if `context` is none of `encode`."""

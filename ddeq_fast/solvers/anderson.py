@@ -18,30 +18,33 @@ LARGEST_DEPTH = 1000
 
 
 class History(NamedTuple):
-    """The last iterate z and its residual g = F(z) - z, (B, size), and a ring of the last differences between one
-    iterate and the next, of both, divided by the length of that of g: (B, depth - 1, size).
+    """The last iterate z and its residual g = F(z) - z, (B, size), and rings of differences between one iterate and the
+    next: `dg` of g, of length one, and `moves` of z + mixing g, divided by the same length, (B, depth - 1, size) each.
 
-    slot: where the next difference goes, (B,) int64, a tensor so that a recorded step moves on with it.
+    gram: scalar products of the dg, (B, depth - 1, depth - 1) float64. slot: where the next difference goes, (B,)
+    int64, a tensor so that a recorded step moves on with it.
     """
 
     z: Tensor
     g: Tensor
-    dz: Tensor
+    moves: Tensor
     dg: Tensor
+    gram: Tensor
     slot: Tensor
 
 
 def empty_history(z: Tensor, depth: int) -> History:
     """The history of `depth` iterates shaped like z (B, ...) before the first one."""
-    flat = z.flatten(1)
+    flat, kept = z.flatten(1), depth - 1
     # Each slot is written before it is read.
-    dz, dg = (flat.new_empty(len(z), depth - 1, flat.shape[1]) for _ in range(2))
+    moves, dg = (flat.new_empty(len(z), kept, flat.shape[1]) for _ in range(2))
+    gram = flat.new_empty(len(z), kept, kept, dtype=torch.float64)
     slot = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    return History(torch.zeros_like(flat), torch.zeros_like(flat), dz, dg, slot)
+    return History(torch.zeros_like(flat), torch.zeros_like(flat), moves, dg, gram, slot)
 
 
 def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge: float) -> tuple[Tensor, History]:
-    """The next iterate after z, y = F(z), and the history with this pair in it, whose ring is written in place.
+    """The next iterate after z, y = F(z), and the history with this pair in it, whose rings are written in place.
 
     Of all affine combinations of the stored residuals the one of least norm is taken, and the same combination
     of iterates, moved by `mixing` times that residual. `ridge` regularises the normal equations, whose rows
@@ -50,24 +53,28 @@ def mix(z: Tensor, y: Tensor, history: History, step: int, mixing: float, ridge:
     flat_z = z.flatten(1)
     flat_g = y.flatten(1) - flat_z
     found = torch.add(flat_z, flat_g, alpha=mixing)
-    depth, slot = history.dz.shape[1], history.slot
+    depth, slot = history.dg.shape[1], history.slot
     if step:
-        dg = flat_g - history.g
+        # The new difference and the residual to be made small, of which all old differences are asked at once.
+        asked = torch.stack((flat_g - history.g, flat_g), 1)
+        dg = asked[:, :1]
         norm = torch.linalg.vector_norm(dg, dim=-1, keepdim=True)
         # Differences of the size of rounding errors say nothing, and would extrapolate to infinity.
-        floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1, keepdim=True)
+        floor = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(flat_z, dim=-1)[:, None, None]
         inverse = torch.where(norm > floor, 1 / norm, 0)
-        history.dz.index_copy_(1, slot[:1], (flat_z - history.z).mul_(inverse)[:, None])
-        history.dg.index_copy_(1, slot[:1], dg.mul_(inverse)[:, None])
+        moves = torch.add(flat_z - history.z, asked[:, 0], alpha=mixing)[:, None].mul_(inverse)
+        history.moves.index_copy_(1, slot[:1], moves)
+        history.dg.index_copy_(1, slot[:1], dg.mul_(inverse))
+        kept = min(step, depth)
+        products = (asked @ history.dg[:, :kept].mT).double()
+        gram, row = history.gram[:, :kept, :kept], products[:, :1]
+        gram.index_copy_(1, slot[:1], row)
+        gram.index_copy_(2, slot[:1], row.mT)
         slot = (slot + 1) % depth
-        dz, dg = (ring[:, : min(step, depth)] for ring in (history.dz, history.dg))
-        gram = (dg @ dg.mT).double()
-        gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
-        right = (dg @ flat_g[..., None]).double()
-        gamma = torch.linalg.solve_ex(gram, right).result
+        ridged = gram + ridge * torch.eye(kept, dtype=gram.dtype, device=gram.device)
+        gamma = torch.linalg.solve_ex(ridged, products[:, 1:].mT).result
         gamma = torch.where(gamma.isfinite(), gamma, 0).to(z.dtype).mT
-        found = torch.baddbmm(found[:, None], gamma, dz, alpha=-1)
-        found = torch.baddbmm(found, gamma, dg, alpha=-mixing).squeeze(1)
+        found = torch.baddbmm(found[:, None], gamma, history.moves[:, :kept], alpha=-1).squeeze(1)
     return found.view_as(z), history._replace(z=flat_z, g=flat_g, slot=slot)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -26,6 +27,14 @@ def apply(function: Callable[[Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, (tuple, list)):
         return type(tree)(apply(function, value) for value in tree)
     return tree
+
+
+def joined(parts: Sequence[T]) -> T:
+    """Trees of one form as one, every tensor joined along the batch axis; the parts may be few, but not none."""
+    if len(parts) == 1:
+        return parts[0]
+    pieces = zip(*map(leaves, parts), strict=True)
+    return apply(lambda _: torch.cat(next(pieces)), parts[0])
 
 
 def leaves(tree: Any) -> list[Tensor]:

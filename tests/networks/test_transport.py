@@ -6,6 +6,7 @@ from torch import nn
 
 from ddeq_fast import solvers
 from ddeq_fast.networks import TransportMap
+from ddeq_fast.networks import transport as transport_module
 from ddeq_fast.solvers import MMDFlow, Pushforward
 from ddeq_fast.utils import tree
 from problems import close, small_transport
@@ -198,6 +199,24 @@ def test_selecting_from_a_context_equals_encoding_the_selection(clouds, weighted
     assert close(transport(z[index], tree.select(context, index)), image[index])
     if not dropout:
         assert close(transport(z[index], transport.encode(x[index], weights[index])), image[index])
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"attend_to_padding": True}, {"x_layers": 0}], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("points", [5, 14])
+def test_a_batch_encoded_in_parts(points, weighted, options, clouds, monkeypatch):
+    """Without a graph, where no tensor is kept: the context is that of the whole batch."""
+    transport, (_, x) = small_transport(**options), clouds
+    weights = torch.ones(3, 7, dtype=x.dtype)
+    weights[0, 2:] = 0 if weighted else 1
+    torch.manual_seed(3)
+    whole = transport.encode(x, weights)
+    monkeypatch.setattr(transport_module, "POINTS_AT_ONCE", points)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        parts = transport.encode(x, weights)
+    torch.testing.assert_close(tree.leaves(parts), [tensor.detach() for tensor in tree.leaves(whole)])
+    assert type(parts) is type(whole) and parts.drops.keys() == whole.drops.keys()
 
 
 def test_parameter_counts():

@@ -25,7 +25,7 @@ def textbook_step(pairs, mixing):
 def test_mixing_is_constrained_least_squares(cloud, depth, mixing):
     """Over the last `depth` pairs, for every sample on its own; what the history held before plays no part."""
     z, history = cloud(2, 3, 4), empty_history(cloud(2, 3, 4), depth)
-    history.dz.fill_(torch.nan), history.dg.fill_(torch.nan)
+    history.moves.fill_(torch.nan), history.dg.fill_(torch.nan), history.gram.fill_(torch.nan)
     pairs = []
     for step in range(7):
         y = (2 * z).sin() + 0.3 * z.flip(1)

@@ -1,4 +1,4 @@
-"""Selecting samples from nested containers."""
+"""Selecting samples from nested containers, and joining them."""
 
 from typing import NamedTuple
 
@@ -51,3 +51,11 @@ def test_gradients_reach_the_samples_selected():
     x = T.clone().requires_grad_()
     tree.select((x,), INDEX)[0].sum().backward()
     assert x.grad.sum(1).tolist() == [3.0, 0.0, 3.0, 0.0]
+
+
+def test_parts_are_joined_again():
+    nested = Pair({"b": [T, None], "a": (T + 1,)}, 3)
+    joined = tree.joined([tree.select(nested, slice(i, i + 3)) for i in (0, 3)])
+    assert type(joined) is Pair and joined.second == 3 and joined.first["b"][1] is None
+    assert torch.equal(joined.first["b"][0], T) and torch.equal(joined.first["a"][0], T + 1)
+    assert tree.joined([nested]) is nested
