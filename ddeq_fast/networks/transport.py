@@ -193,7 +193,7 @@ class TransportMap(nn.Module):
             "final": [self.final.draw(x)],
         }
         pieces, size = (described, weights, bias, present, drops_x), self._encoded_at_once(x)
-        chunks = [tree.apply(lambda t, i=i: t[i : i + size], pieces) for i in range(0, len(x), size)]
+        chunks = [tree.select(pieces, slice(i, i + size)) for i in range(0, len(x), size)]
         with self._precision(x):
             matrix, sources = tree.joined([self._encoded(*chunk) for chunk in chunks])
         return Context(matrix, sources, bias, drops)

@@ -11,7 +11,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def select(tree: T, index: Tensor) -> T:
+def select(tree: T, index: Tensor | slice) -> T:
     """`tree` with the batch axis of every tensor indexed."""
     return apply(lambda tensor: tensor[index], tree)
 
