@@ -36,14 +36,15 @@ class KeysAndValues(NamedTuple):
 class Prepared(NamedTuple):
     """Keys and values arranged for many evaluations, which makes derivatives in the queries nearly free as well.
 
-    `factors` are (1, k_j) and `rows` w_j (1, v_j), w_j the weight of a point in the `bias` of the layer; both
-    (B, heads, c + 1, m). The Jacobian of softmax attention in a query is the covariance of keys and values under its
-    attention weights: one more sum over the points, of the products of both, beside the one that attention is.
+    `rows` are w_j (1, v_j), w_j the weight of a point in the `bias` of the layer, and `factors` (1, k_j), None for wide
+    heads; both (B, heads, c + 1, m). The Jacobian of softmax attention in a query is the covariance of keys and values
+    under its attention weights: one more sum over the points, of the products of both, beside the one that attention
+    is.
     """
 
     source: KeysAndValues
-    factors: Tensor
     rows: Tensor
+    factors: Tensor | None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -63,7 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         if not arranged_here(q):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         if not torch.is_grad_enabled():
-            sums = _sums(q, k.mT, _weighted_rows(v, bias))
+            sums = _sums(q, k, _weighted_rows(v, bias))
             if sums is not None:
                 return _mean(sums)
         if k.shape[2] > FEW_POINTS or q.shape[1] * q.shape[2] * k.shape[2] > MATRIX_ENTRIES:
@@ -102,23 +103,19 @@ def prepare(source: KeysAndValues, bias: Tensor | None) -> Prepared | KeysAndVal
     source = KeysAndValues(source.keys.detach(), source.values.detach())
     if not arranged_here(source.keys):
         return source
-    return Prepared(source, _below_ones(source.keys), _weighted_rows(source.values, bias))
+    narrow = source.keys.shape[-1] <= MOMENT_WIDTH
+    return Prepared(source, _weighted_rows(source.values, bias), _below_ones(source.keys) if narrow else None)
 
 
 def attend_to_prepared(q: Tensor, prepared: Prepared, bias: Tensor | None) -> Tensor:
     """`attend`, whose derivative is that in the queries and the first only."""
     c, differentiable = q.shape[-1], q.requires_grad and torch.is_grad_enabled()
     # Queries of another dtype: autocast is at work.
-    if q.dtype == prepared.rows.dtype and arranged_here(q) and (c <= MOMENT_WIDTH or not differentiable):
-        keys = prepared.factors[..., 1:, :]
-        if differentiable:
-            moments = _sums(q.detach(), keys, prepared.rows, prepared.factors)
-            if moments is not None:
-                return _Attended.apply(q, moments.unflatten(-1, (c + 1, c + 1)))
-        else:
-            sums = _sums(q.detach(), keys, prepared.rows)
-            if sums is not None:
-                return _mean(sums)
+    if q.dtype == prepared.rows.dtype and arranged_here(q) and (prepared.factors is not None or not differentiable):
+        factors = prepared.factors if differentiable else None
+        sums = _sums(q.detach(), prepared.source.keys, prepared.rows, factors)
+        if sums is not None:
+            return _Attended.apply(q, sums.unflatten(2, (c + 1, c + 1))) if differentiable else _mean(sums)
     return attend(q, *prepared.source, bias)
 
 
@@ -134,45 +131,47 @@ def _weighted_rows(v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _sums(q: Tensor, keys: Tensor, rows: Tensor, factors: Tensor | None = None) -> Tensor | None:
-    """sum_j exp(<q_i, k_j> / sqrt(c)) rows_j, without a graph and without taking off a maximum, as a softmax does.
+    """sum_j rows_j exp(<q_i, k_j> / sqrt(c)), without a graph and without taking off a maximum, as a softmax does.
 
     The first row, and product, must be that of the weights: it tells whether the exponentials stayed within range.
+    Queries are columns throughout: matrix products of few rows are faster than of few columns.
 
     Args:
-        q, keys, rows: (B, heads, n, c), (B, heads, c, m), (B, heads, r, m).
+        q, keys, rows: (B, heads, n, c), (B, heads, m, c), (B, heads, r, m).
         factors: (B, heads, s, m); the rows are then all products of a factor and a row, s r of them.
 
     Returns:
-        (B, heads, n, r) or (B, heads, n, s r); None where the exponentials leave the range of numbers, where matrices
+        (B, heads, r, n) or (B, heads, s r, n); None where the exponentials leave the range of numbers, where matrices
         of entries are too large, and in forward mode.
     """
     batch, heads, n, _ = q.shape
-    m = keys.shape[-1]
+    m = keys.shape[2]
     if n * m > MATRIX_ENTRIES or _has_tangent(q, keys, rows):
         return None
-    q, keys, rows = (q * _scale(q)).flatten(0, 1), keys.flatten(0, 1), rows.flatten(0, 1)
+    q, keys, rows = (q * _scale(q)).flatten(0, 1).mT, keys.flatten(0, 1), rows.flatten(0, 1)
     factors = None if factors is None else factors.flatten(0, 1)
     width = rows.shape[1] if factors is None else factors.shape[1] * rows.shape[1]
     size = _chunk_size(batch * heads, n * m)
-    sums = q.new_empty(batch * heads, n, width)
+    sums = q.new_empty(batch * heads, width, n)
     # Memory is used again in every chunk: got anew, it would be neither in a cache nor, often, mapped.
-    weights = q.new_empty(size, n, m)
+    weights = q.new_empty(size, m, n)
     products = None if factors is None else q.new_empty(size, factors.shape[1], rows.shape[1], m)
     for part in _chunks(batch * heads, size):
         count = part.stop - part.start
         chunk = rows[part]
-        torch.bmm(q[part], keys[part], out=weights[:count]).exp2_()
+        torch.bmm(keys[part], q[part], out=weights[:count]).exp2_()
         if factors is not None and products is not None:
             torch.mul(factors[part, :, None], rows[part, None], out=products[:count])
             chunk = products[:count].flatten(1, 2)
-        torch.bmm(weights[:count], chunk.mT, out=sums[part])
-    least, most = torch.aminmax(sums[..., 0])
-    return sums.view(batch, heads, n, width) if SMALLEST_SUM < least <= most < LARGEST_SUM else None
+        torch.bmm(chunk, weights[:count], out=sums[part])
+    least, most = torch.aminmax(sums[:, 0])
+    return sums.unflatten(0, (batch, heads)) if SMALLEST_SUM < least <= most < LARGEST_SUM else None
 
 
 def _mean(sums: Tensor) -> Tensor:
-    """Values (..., c) under the attention weights, of their sums (..., c + 1) behind that of the weights."""
-    return sums[..., 1:] / sums[..., :1]
+    """Values (B, heads, n, c) under the attention weights, of their sums (B, heads, c + 1, n) behind that of the
+    weights."""
+    return (sums[:, :, 1:] / sums[:, :, :1]).mT
 
 
 def _scale(q: Tensor) -> float:
@@ -198,11 +197,12 @@ def _has_tangent(*tensors: Tensor) -> bool:
 
 
 class _Attended(torch.autograd.Function):
-    """Attention from q (..., n, c) and `moments` (..., n, c + 1, c + 1), sums of (1, k) x (1, v) under its weights."""
+    """Attention from q (B, heads, n, c) and `moments` (B, heads, c + 1, c + 1, n), sums of (1, k) x (1, v) under its
+    weights."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, moments: Tensor) -> Tensor:
-        attended = _mean(moments[..., 0, :])
+        attended = _mean(moments[:, :, 0])
         ctx.save_for_backward(moments, attended)
         return attended
 
@@ -212,6 +212,6 @@ class _Attended(torch.autograd.Function):
             raise RuntimeError("a context prepared for vector-Jacobian products has no second derivative")
         moments, attended = ctx.saved_tensors
         c = gradient.shape[-1]
-        onto_values = torch.cat((-(attended * gradient).sum(-1, keepdim=True), gradient), -1)
-        covariance = (moments[..., 1:, :] @ onto_values[..., None])[..., 0]
-        return covariance * (c**-0.5 / moments[..., 0, :1]), None
+        onto_values = torch.cat((-(attended * gradient).sum(-1, keepdim=True), gradient), -1).mT
+        covariance = (moments[:, :, 1:] * onto_values[:, :, None]).sum(3)
+        return (covariance * (c**-0.5 / moments[:, :, 0, :1])).mT, None

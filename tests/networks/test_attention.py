@@ -212,6 +212,7 @@ def test_keys_and_values_are_prepared_outside_the_graph(cloud):
     ready = prepare(source, None)
     assert ready.factors.shape == ready.rows.shape == (1, 2, 4, 5)
     assert not any(part.requires_grad for part in (ready.factors, ready.rows, *ready.source))
+    assert prepare(KeysAndValues(*(cloud(1, 2, 5, 5) for _ in range(2))), None).factors is None  # no moments of these
 
 
 def test_keys_and_values_in_low_precision_stay_as_they_are(cloud):
