@@ -40,7 +40,8 @@ class Bilevel(Backward):
 
     Args:
         kernel: a kernel that is smooth where points coincide, as Z and F(Z) do: no Riesz or Laplacian part. None
-            takes a Gaussian as wide as the root mean square distance of the particles of the batch.
+            takes a Gaussian as wide as the root mean square distance of the particles of the batch; where they coincide
+            it is a width at which the linear system says so, by a residual above `tol`.
         max_steps: most steps of conjugate gradients, each with one product with J and one with J^T.
         tol: relative residual of the linear system at which a sample is done.
         damping: added to the Hessian, relative to its largest diagonal entries; a cloud with nearly coincident
@@ -101,9 +102,13 @@ class _Hessian:
         kernel = options.kernel
         if kernel is None:
             count = real.sum(1, keepdim=True)
-            spread = (points - points.sum(1, keepdim=True) / count).square().sum(-1)
-            spread = (spread * real[..., 0]).sum() / count.sum()
-            kernel = Gaussian(float((2 * spread).sqrt().clamp_min(1e-12)))
+            centred = points - points.sum(1, keepdim=True) / count
+            spread, size = (
+                ((part.square().sum(-1) * real[..., 0]).sum() / count.sum()).sqrt() for part in (centred, points)
+            )
+            # Of coincident particles the spread is rounding, and a width made of it gives gradients of noise.
+            least = torch.finfo(z.dtype).eps ** 0.5 * float(size)
+            kernel = Gaussian(max(2**0.5 * float(spread), least, 1e-12))
         self.kernel = kernel
         diagonal = self.charges[:, : z.shape[1]].square().amax(1) * abs(float(kernel.phi(points.new_zeros(()))))
         self.damping = (options.damping * diagonal)[:, None, None]

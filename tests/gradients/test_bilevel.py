@@ -113,6 +113,17 @@ def test_samples_above_the_tolerance_are_told_of(contraction, cloud):
         gradients(Bilevel(kernel=Gaussian(1.0), max_steps=1, tol=1e-10), problem, z, parameters, cloud(2, 4, 2))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_coincident_particles_are_told_of(seed):
+    """Their spread is rounding, and no width to take for the kernel's: gradients of noise would converge."""
+    shift, draw = torch.tensor([[[1.0, -2.0]]]).double().requires_grad_(), torch.Generator().manual_seed(seed)
+    problem = Pushforward(lambda z, context, weights: 0.5 * z + context, shift)
+    z = 2 * shift.detach() * (1 + 3e-16 * torch.randn(1, 4, 2, generator=draw).double())
+    target = torch.randn(1, 4, 2, generator=draw).double()
+    with pytest.warns(ConvergenceWarning, match=r"^backward: 1 of 1 samples ended above"):
+        gradients(Bilevel(), problem, z, (shift,), target)
+
+
 @pytest.mark.parametrize("far", [0.0, 1e30])
 def test_far_padding_does_not_set_the_width_of_the_kernel(contraction, cloud, far):
     problem, z, parameters = contraction
