@@ -1,4 +1,4 @@
-"""Nested containers of tensors that share a leading batch axis: pick some samples, or join chunks."""
+"""Nested containers of tensors that share a leading batch axis: pick some samples, or join parts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def apply(function: Callable[[Tensor], Any], tree: Any) -> Any:
     return tree
 
 
-def joined(parts: Sequence[T]) -> T:
-    """Trees of one form as one, every tensor joined along the batch axis; the parts may be few, but not none."""
+def joined(parts: Sequence[T], axis: int = 0) -> T:
+    """Trees of one form, at least one, as one: every tensor is joined from its parts along an axis."""
     if len(parts) == 1:
         return parts[0]
     pieces = zip(*map(leaves, parts), strict=True)
-    return apply(lambda _: torch.cat(next(pieces)), parts[0])
+    return apply(lambda _: torch.cat(next(pieces), axis), parts[0])
 
 
 def leaves(tree: Any) -> list[Tensor]:

@@ -59,3 +59,5 @@ def test_parts_are_joined_again():
     assert type(joined) is Pair and joined.second == 3 and joined.first["b"][1] is None
     assert torch.equal(joined.first["b"][0], T) and torch.equal(joined.first["a"][0], T + 1)
     assert tree.joined([nested]) is nested
+    columns = tree.joined([(T[:, :1], None), (T[:, 1:], None)], 1)
+    assert torch.equal(columns[0], T) and columns[1] is None

@@ -16,6 +16,7 @@ from torch import Tensor
 from ddeq_fast.sums.backends import dense, products
 from ddeq_fast.sums.backends.programs import Program, lowered, mixed, run
 from ddeq_fast.sums.radial import Gaussian, Laplacian, RadialKernel, unknown
+from ddeq_fast.utils import tree
 
 MAX_DIMENSION = 1024
 # Pairs and sources handed to compiled code at once: sums in single precision stay short, and if a matrix is not fused
@@ -102,7 +103,7 @@ def _summed(formula: Callable, kernel: RadialKernel, targets, sources, v: Tensor
                 return None
             total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
         blocks.append(total)
-    return blocks[0] if len(blocks) == 1 else [torch.cat(parts, 1) for parts in zip(*blocks, strict=True)]
+    return tree.joined(blocks, 1)
 
 
 def _columns(points: Tensor) -> list[Tensor]:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ddeq_fast.utils import tree
+
 DEFAULT_BUDGET = 256 << 20
 VARIABLE = "DDEQ_FAST_MEMORY"
 # A CPU works through what its caches hold in half the time.
@@ -101,7 +103,7 @@ class Tiles:
                 self.run([t[b : b + clouds] for t in targets], [s[b : b + clouds] for s in sources])
                 for b in range(0, batch, clouds)
             ]
-            return _joined(parts, 0)
+            return tree.joined(parts)
         # Square tiles load the fewest points, and keep sums in single precision short.
         rows = even(m, max(self.pairs // n, math.isqrt(self.pairs)))
         columns = even(n, max(1, self.pairs // rows))
@@ -110,7 +112,7 @@ class Tiles:
             block = [t[:, i : i + rows] for t in targets]
             tiles = [self.run(block, [s[:, j : j + columns] for s in sources]) for j in range(0, n, columns)]
             parts.append(functools.reduce(added, tiles))
-        return _joined(parts, 1)
+        return tree.joined(parts, 1)
 
 
 def even(points: int, most: int) -> int:
@@ -121,14 +123,3 @@ def even(points: int, most: int) -> int:
 def added(a: Sums, b: Sums) -> Sums:
     """Sum by sum; None where one was not wanted."""
     return tuple(None if p is None or q is None else p + q for p, q in zip(a, b, strict=True))
-
-
-def _joined(parts: Sequence[Sums], axis: int) -> Sums:
-    """Each sum from its parts along an axis; None where it was not wanted."""
-    if len(parts) == 1:
-        return parts[0]
-    joined = []
-    for pieces in zip(*parts, strict=True):
-        wanted = [piece for piece in pieces if piece is not None]
-        joined.append(torch.cat(wanted, axis) if wanted else None)
-    return tuple(joined)
